@@ -1,0 +1,109 @@
+//! Files that are there whole or not at all, even after a crash of the machine.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::FileError;
+use crate::file_error::During;
+
+/// Replaces a file, or makes it, with mode 0644 less the umask.
+///
+/// The bytes go to a temporary file beside it first, so that readers see the old file or the new one. When this
+/// returns, the new one survives a crash of the machine. Missing parent folders are made.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    write_with_mode(path, bytes, 0o644)
+}
+
+/// Replaces a file, or makes it, with a mode less the umask: 0600 for secrets.
+pub fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let folder = parent(path);
+    fs::create_dir_all(folder).during("create the folder", folder)?;
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".tmp-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+    let temporary = folder.join(name);
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
+    let mut file = file.during("create", &temporary)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).during("write", path);
+    let moved = written.and_then(|()| fs::rename(&temporary, path).during("replace", path));
+    if moved.is_err() {
+        // Whatever went wrong is reported; that the leftover stays too would not add to it.
+        let _ = fs::remove_file(&temporary);
+    }
+    moved.and_then(|()| sync_folder(folder))
+}
+
+/// Makes the names in a folder survive a crash of the machine.
+pub fn sync_folder(folder: &Path) -> Result<(), FileError> {
+    File::open(folder).and_then(|file| file.sync_all()).during("sync the folder", folder)
+}
+
+/// Moves a finished temporary file to its place, making the folder when it is missing.
+///
+/// With `durable`, the name survives a crash of the machine when this returns (the bytes must be synced before).
+pub(crate) fn place(temporary: &Path, path: &Path, durable: bool) -> Result<(), FileError> {
+    let folder = parent(path);
+    match fs::rename(temporary, path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            make_folders(folder, durable)?;
+            fs::rename(temporary, path).during("create", path)?;
+        }
+        other => other.during("create", path)?,
+    }
+    if durable { sync_folder(folder) } else { Ok(()) }
+}
+
+/// Makes a folder and its parents; with `durable`, each one's name survives a crash of the machine.
+pub(crate) fn make_folders(folder: &Path, durable: bool) -> Result<(), FileError> {
+    let missing: Vec<PathBuf> = folder.ancestors().take_while(|folder| !folder.exists()).map(Path::to_owned).collect();
+    for folder in missing.iter().rev() {
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => other.during("create the folder", folder)?,
+        }
+        if durable {
+            sync_folder(parent(folder))?;
+        }
+    }
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_and_no_temporary_stays() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let path = folder.path().join("a/b.json");
+        write(&path, b"one").expect("written");
+        write_with_mode(&path, b"two", 0o600).expect("replaced");
+        assert_eq!(fs::read(&path).expect("readable"), b"two");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path().join("a")).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_folder_in_the_way_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let path = folder.path().join("d");
+        fs::create_dir(&path).expect("made");
+        let error = write(&path, b"x").expect_err("refused");
+        assert!(error.to_string().contains(path.to_str().expect("UTF-8")), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1);
+    }
+}

@@ -1,0 +1,237 @@
+//! Every path in the store.
+//!
+//! ```text
+//! HOME/
+//! ├── version                       "slipway store 1": a newer number is refused
+//! ├── locks/
+//! │   ├── open                      shared by every open store; exclusive while collecting
+//! │   ├── collect                   held by the one process that collects or tries to
+//! │   ├── sessions                  held for the moment in which a session is born or found dead
+//! │   ├── images                    held for the moment in which a name changes
+//! │   ├── layers                    held for the moment in which a layer record changes
+//! │   └── snapshots                 held for the moment in which a stale snapshot is replaced
+//! ├── staging/
+//! │   └── PID-N/                    all that one process has not finished
+//! │       ├── lock                  held as long as that process lives
+//! │       ├── bN                    a blob on its way
+//! │       ├── fN                    a small file on its way
+//! │       ├── lN/                   a layer being unpacked
+//! │       ├── aN/{upper,work}       an active snapshot: what an overlay writes to
+//! │       └── tN                    something being thrown away
+//! ├── partial/ALGORITHM-HEX         a download that another process may carry on, locked while in use
+//! ├── blobs/ALGORITHM/HH/HEX        bytes by their digest, HH being the first two of HEX
+//! ├── images/REGISTRY/REPOSITORY/   `/` of the repository written as `!`
+//! │   ├── TAG.json                  what the tag names, and since when
+//! │   └── @ALGORITHM:HEX.json       an image that was asked for by digest
+//! ├── untagged/ALGORITHM-HEX.json   images that are here without a name (docker's `<none>`)
+//! ├── layers/ALGORITHM/HH/HEX.json  the forms of a layer's tar, by diff ID
+//! ├── snapshots/HEX/                a stack of layers, by chain ID
+//! │   ├── fs/                       the topmost layer's files, whiteouts as overlayfs has them
+//! │   └── meta.json                 the layer, the snapshot below, and the boot in which it was made
+//! ├── empty/                        the lower folder of overlays that have no other
+//! ├── cache/HH/HEX                  build cache records
+//! ├── context-digests/HEX           digests of a build context's files, by the context's folder
+//! ├── cache-mounts/ID/              contents of `RUN --mount=type=cache`
+//! ├── containers/ID/                containers; `keeps.json` names the layers that each stands on
+//! └── repositories/                 what `slipway serve` knows about repositories (see `repositories`)
+//! ```
+//!
+//! The registry's records and edges join under `repositories/`, and name blobs by digest: no data moves.
+
+use std::path::{Path, PathBuf};
+
+use oci::{ChainId, DiffId, Digest, Reference};
+
+/// The version that this program writes and understands.
+pub const VERSION: u32 = 1;
+
+/// Where everything is, below one folder.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    home: PathBuf,
+}
+
+impl Layout {
+    /// Lays a store out below a folder.
+    pub fn new(home: &Path) -> Self {
+        Self { home: home.to_owned() }
+    }
+
+    /// Returns the folder that holds everything.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// Returns the file that says how the rest is laid out.
+    pub fn version(&self) -> PathBuf {
+        self.home.join("version")
+    }
+
+    /// Returns the folder of lock files.
+    pub fn locks(&self) -> PathBuf {
+        self.home.join("locks")
+    }
+
+    /// Returns the lock file of a name.
+    pub fn lock(&self, name: &str) -> PathBuf {
+        self.locks().join(name)
+    }
+
+    /// Returns the folder of what is unfinished.
+    pub fn staging(&self) -> PathBuf {
+        self.home.join("staging")
+    }
+
+    /// Returns the folder of downloads that can be carried on.
+    pub fn partials(&self) -> PathBuf {
+        self.home.join("partial")
+    }
+
+    /// Returns the file of a download that can be carried on.
+    pub fn partial(&self, digest: &Digest) -> PathBuf {
+        self.partials().join(flat(digest))
+    }
+
+    /// Returns the folder of all blobs.
+    pub fn blobs(&self) -> PathBuf {
+        self.home.join("blobs")
+    }
+
+    /// Returns the file of a blob.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        fanned(self.blobs(), digest).join(digest.hex())
+    }
+
+    /// Returns the folder of all references.
+    pub fn images(&self) -> PathBuf {
+        self.home.join("images")
+    }
+
+    /// Returns the file of a reference. Two references share one only if they are the same image's same name:
+    /// with a digest, the tag is only information and has no part in it.
+    pub fn image(&self, reference: &Reference) -> PathBuf {
+        // The grammar of references leaves no `!`, no `@`, no `..` and at most 255 bytes for the name, so each
+        // part is one safe file name. A tag has no `@`, so it never looks like a digest.
+        let repository = reference.repository().as_str().replace('/', "!");
+        let name = match (reference.digest(), reference.tag()) {
+            (Some(digest), _) => format!("@{digest}.json"),
+            (None, Some(tag)) => format!("{tag}.json"),
+            (None, None) => "latest.json".to_owned(),
+        };
+        self.images().join(reference.registry()).join(repository).join(name)
+    }
+
+    /// Returns the folder of records about images without a name.
+    pub fn untagged_all(&self) -> PathBuf {
+        self.home.join("untagged")
+    }
+
+    /// Returns the record of an image without a name.
+    pub fn untagged(&self, digest: &Digest) -> PathBuf {
+        self.untagged_all().join(format!("{}.json", flat(digest)))
+    }
+
+    /// Returns the folder of layer records.
+    pub fn layers(&self) -> PathBuf {
+        self.home.join("layers")
+    }
+
+    /// Returns the record of a layer's forms.
+    pub fn layer(&self, diff_id: &DiffId) -> PathBuf {
+        fanned(self.layers(), &diff_id.0).join(format!("{}.json", diff_id.0.hex()))
+    }
+
+    /// Returns the folder of snapshots.
+    pub fn snapshots(&self) -> PathBuf {
+        self.home.join("snapshots")
+    }
+
+    /// Returns the folder of a snapshot. Short, because overlay mounts name many of them.
+    pub fn snapshot(&self, chain: &ChainId) -> PathBuf {
+        self.snapshots().join(chain.0.hex())
+    }
+
+    /// Returns the folder that is always empty.
+    pub fn empty(&self) -> PathBuf {
+        self.home.join("empty")
+    }
+
+    /// Returns the folder of build cache records.
+    pub fn cache(&self) -> PathBuf {
+        self.home.join("cache")
+    }
+
+    /// Returns the file of a build cache record.
+    pub fn cache_record(&self, key: &Digest) -> PathBuf {
+        self.cache().join(&key.hex()[..2]).join(key.hex())
+    }
+
+    /// Returns the file of what is known of a build context's files; `folder` is the digest of the context's path.
+    pub fn context_digests(&self, folder: &Digest) -> PathBuf {
+        self.home.join("context-digests").join(folder.hex())
+    }
+
+    /// Returns the folder of cache mounts' contents.
+    pub fn cache_mounts(&self) -> PathBuf {
+        self.home.join("cache-mounts")
+    }
+
+    /// Returns the folder of containers.
+    pub fn containers(&self) -> PathBuf {
+        self.home.join("containers")
+    }
+
+    /// Returns the folder of the served repositories.
+    pub fn repositories(&self) -> PathBuf {
+        self.home.join("repositories")
+    }
+}
+
+fn flat(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().as_str(), digest.hex())
+}
+
+fn fanned(folder: PathBuf, digest: &Digest) -> PathBuf {
+    folder.join(digest.algorithm().as_str()).join(&digest.hex()[..2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_references_share_a_file() {
+        let layout = Layout::new(Path::new("/h"));
+        let digest = Digest::sha256(b"x");
+        let mut seen = std::collections::HashSet::new();
+        let texts = [
+            "a".to_owned(),
+            "a/b".into(),
+            "a/b/c".into(),
+            "a.b/c".into(),
+            "a.b:1/c".into(),
+            "a-b".into(),
+            "a__b".into(),
+            "a:b".into(),
+            "localhost/a".into(),
+            "LOCALHOST/a".into(),
+            "[::1]:5000/a".into(),
+            format!("a@{digest}"),
+            format!("a:sha256-{}", digest.hex()),
+        ];
+        for text in &texts {
+            let reference: Reference = text.parse().expect(text);
+            let path = layout.image(&reference);
+            assert_eq!(path.components().count(), Path::new("/h/images/r/n/t").components().count(), "{path:?}");
+            assert!(seen.insert(path), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_longest_reference_fits_in_file_names() {
+        let layout = Layout::new(Path::new("/h"));
+        let text = format!("{}:{}", "a".repeat(235), "t".repeat(128));
+        let path = layout.image(&text.parse().expect("valid"));
+        assert!(path.components().all(|part| part.as_os_str().len() <= 255));
+    }
+}

@@ -1,0 +1,54 @@
+//! All that is kept on this machine: blobs, images, layers, snapshots, and the build cache.
+//!
+//! | File | Owns |
+//! | --- | --- |
+//! | [`layout`] | every path on disk, drawn as a tree |
+//! | [`blobs`] | [`Blobs`]: immutable bytes, found by their digest |
+//! | [`images`] | [`Images`]: what references name, and reading a whole [`Image`] |
+//! | [`layers`] | [`Layers`]: in which forms (plain, gzip, zstd) each layer's tar is here |
+//! | [`snapshots`] | [`Snapshots`]: layers unpacked to folders that overlayfs stacks, and writable ones on top |
+//! | [`build_cache`] | [`BuildCache`]: small records that the builder finds again by key |
+//! | [`repositories`] | [`Repositories`]: what `slipway serve` knows beside the blobs |
+//! | [`collect`] | throwing away what nothing refers to |
+//! | [`session`] | who is at work in the store, and sweeping up after those who died |
+//! | [`atomic_file`] | files that are there whole or not at all |
+//! | [`file_error`] | [`FileError`]: what went wrong with which path |
+//! | [`blocking`] | the one door from async code to all of this |
+//!
+//! Any number of processes may have the same store open. There is no daemon: a file appears by rename, a claim
+//! is a file lock that the kernel drops with its process, and whoever opens the store next sweeps up after
+//! processes that were killed.
+//!
+//! **Invariant:** what a reader can see is whole. A crash, even of the machine, leaves at worst files that
+//! nothing refers to.
+
+pub mod layout;
+
+pub mod blobs;
+pub mod build_cache;
+pub mod collect;
+pub mod images;
+pub mod layers;
+pub mod repositories;
+pub mod session;
+pub mod snapshots;
+
+pub mod atomic_file;
+pub mod blocking;
+pub mod file_error;
+
+mod open;
+
+pub use blobs::{Blob, BlobError, BlobWriter, Blobs};
+pub use build_cache::{BuildCache, BuildCacheError};
+pub use collect::{CollectError, Reclaimed};
+pub use file_error::FileError;
+pub use images::{FindError, Found, Image, ImageError, Images, PublishError, TaggedImage, UntaggedImage};
+pub use layers::{LayerError, Layers};
+pub use layout::Layout;
+pub use open::{OpenStoreError, Store};
+pub use repositories::{Repositories, Repository, RepositoryError};
+pub use snapshots::{Active, Snapshot, SnapshotError, Snapshots, UnpackEvent};
+
+#[cfg(test)]
+mod crash_tests;

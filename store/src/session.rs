@@ -1,0 +1,283 @@
+//! Who is at work in the store, and sweeping up after those who died.
+//!
+//! Each open store that writes has a session: a folder for all that it has not finished, with a lock file that it
+//! holds. The kernel drops the lock when the process dies, however it dies, and the next one to open the store
+//! removes the folder. A session is born and found dead under `locks/sessions`, so none is taken for dead between
+//! its folder and its lock.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use layer::remove_tree;
+use rustix::fs::FlockOperation;
+
+use crate::file_error::{During, found};
+use crate::{FileError, Layout, atomic_file};
+
+/// What all parts of an open store share.
+#[derive(Debug)]
+pub struct Home {
+    layout: Layout,
+    session: Mutex<Option<Session>>,
+    counter: AtomicU64,
+    gate: Mutex<Gate>,
+    /// Told when a collection ends.
+    opened: Condvar,
+    /// `locks/open`, shared.
+    open: File,
+}
+
+/// Keeps work and collections of this open store apart.
+#[derive(Debug, Default)]
+struct Gate {
+    unfinished: usize,
+    collecting: bool,
+}
+
+/// Work on something that nothing refers to yet: while it lasts, this process does not collect.
+#[derive(Debug)]
+pub(crate) struct Unfinished(Arc<Home>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.0.gate().unfinished -= 1;
+    }
+}
+
+/// A collection: while it lasts, work does not begin.
+#[derive(Debug)]
+pub(crate) struct Collecting<'a>(&'a Home);
+
+impl Drop for Collecting<'_> {
+    fn drop(&mut self) {
+        self.0.gate().collecting = false;
+        self.0.opened.notify_all();
+    }
+}
+
+#[derive(Debug)]
+struct Session {
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl Home {
+    /// Takes part in the store, and sweeps up after processes that died in it.
+    pub(crate) fn join(layout: Layout) -> Result<Self, FileError> {
+        let open = lock(&layout.lock("open"), FlockOperation::LockShared)?;
+        let home = Self {
+            layout,
+            session: Mutex::new(None),
+            counter: AtomicU64::new(0),
+            gate: Mutex::default(),
+            opened: Condvar::new(),
+            open,
+        };
+        home.sweep()?;
+        Ok(home)
+    }
+
+    /// Returns where everything is.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Begins work on something that nothing refers to yet, waiting for a collection of this process to end.
+    pub(crate) fn begin(self: &Arc<Self>) -> Unfinished {
+        let mut gate = self.gate();
+        while gate.collecting {
+            gate = self.opened.wait(gate).unwrap_or_else(PoisonError::into_inner);
+        }
+        gate.unfinished += 1;
+        Unfinished(self.clone())
+    }
+
+    /// Keeps work from beginning, or returns `None` at once when some is not finished.
+    pub(crate) fn begin_collecting(&self) -> Option<Collecting<'_>> {
+        let mut gate = self.gate();
+        if gate.collecting || gate.unfinished > 0 {
+            return None;
+        }
+        gate.collecting = true;
+        Some(Collecting(self))
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns a path that nobody else uses and that is swept up if this process dies.
+    pub(crate) fn temporary(&self, kind: char) -> Result<PathBuf, FileError> {
+        let folder = self.session_folder()?;
+        Ok(folder.join(format!("{kind}{}", self.counter.fetch_add(1, Ordering::Relaxed))))
+    }
+
+    /// Writes a small file that is there whole or not at all; with `durable`, also after a crash of the machine.
+    pub(crate) fn write_file(&self, path: &Path, bytes: &[u8], durable: bool) -> Result<(), FileError> {
+        let temporary = self.temporary('f')?;
+        let file = OpenOptions::new().write(true).create_new(true).open(&temporary);
+        let mut file = file.during("create", &temporary)?;
+        let written = io::Write::write_all(&mut file, bytes)
+            .and_then(|()| if durable { file.sync_data() } else { Ok(()) })
+            .during("write", path);
+        let placed = written.and_then(|()| atomic_file::place(&temporary, path, durable));
+        if placed.is_err() {
+            // The session's end removes it if this does not.
+            let _ = fs::remove_file(&temporary);
+        }
+        placed
+    }
+
+    /// Moves a file or folder out of sight at once, and then removes it.
+    pub(crate) fn discard(&self, path: &Path) -> Result<(), FileError> {
+        let trash = self.temporary('t')?;
+        if found(fs::rename(path, &trash)).during("remove", path)?.is_some() {
+            remove_tree(&trash).during("remove", path)?;
+        }
+        Ok(())
+    }
+
+    /// Holds a lock file until the guard is dropped; waits for whoever has it.
+    pub(crate) fn hold(&self, name: &str) -> Result<File, FileError> {
+        lock(&self.layout.lock(name), FlockOperation::LockExclusive)
+    }
+
+    /// Runs work while no other store is open here, or returns `None` at once when one is.
+    pub(crate) fn alone<T>(&self, work: impl FnOnce() -> T) -> Result<Option<T>, FileError> {
+        // Upgrading a file lock gives the old one up for a moment. In that moment nobody but the holder of
+        // `locks/collect` could take the exclusive one, and that is us.
+        let Some(_collect) = try_lock(&self.layout.lock("collect"))? else { return Ok(None) };
+        let path = self.layout.lock("open");
+        match rustix::fs::flock(&self.open, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                let value = work();
+                flock(&self.open, FlockOperation::LockShared, &path)?;
+                Ok(Some(value))
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                flock(&self.open, FlockOperation::LockShared, &path)?;
+                Ok(None)
+            }
+            Err(error) => Err(FileError::new("lock", &path, error.into())),
+        }
+    }
+
+    /// Removes what this store has not finished, whoever is still at it.
+    pub(crate) fn abandon(&self) {
+        if let Some(session) = self.session().take() {
+            // A leftover is swept up by whoever opens the store next.
+            let _ = remove_tree(&session.folder);
+        }
+    }
+
+    fn session(&self) -> MutexGuard<'_, Option<Session>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn session_folder(&self) -> Result<PathBuf, FileError> {
+        let mut session = self.session();
+        if let Some(session) = &*session {
+            return Ok(session.folder.clone());
+        }
+        let _birth = self.hold("sessions")?;
+        let born = self.give_birth()?;
+        Ok(session.insert(born).folder.clone())
+    }
+
+    /// Makes a session. The caller holds `locks/sessions`.
+    fn give_birth(&self) -> Result<Session, FileError> {
+        let staging = self.layout.staging();
+        for number in 0_u64.. {
+            let folder = staging.join(format!("{}-{number}", std::process::id()));
+            match fs::DirBuilder::new().mode(0o700).create(&folder) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                other => other.during("create the folder", &folder)?,
+            }
+            let path = folder.join("lock");
+            let lock = lock(&path, FlockOperation::LockExclusive)?;
+            return Ok(Session { folder, _lock: lock });
+        }
+        unreachable!("2^64 sessions of one process")
+    }
+
+    /// Removes what dead sessions left. What cannot be removed now is left to the next one.
+    fn sweep(&self) -> Result<(), FileError> {
+        let staging = self.layout.staging();
+        let names = |path: &Path| -> Result<Vec<PathBuf>, FileError> {
+            let entries = fs::read_dir(path).during("list", path)?;
+            entries.map(|entry| entry.map(|entry| entry.path()).during("list", path)).collect()
+        };
+        if names(&staging)?.is_empty() {
+            return Ok(());
+        }
+        let mut dead = Vec::new();
+        {
+            let _judging = self.hold("sessions")?;
+            for folder in names(&staging)? {
+                if !is_dead(&folder)? {
+                    continue;
+                }
+                let mut session = self.session();
+                if session.is_none() {
+                    *session = Some(self.give_birth()?);
+                }
+                drop(session);
+                let trash = self.temporary('t')?;
+                if fs::rename(&folder, &trash).is_ok() {
+                    dead.push(trash);
+                }
+            }
+        }
+        for folder in dead {
+            // Nobody sees it any more. If something in it resists now, the next sweep tries again.
+            let _ = remove_tree(&folder);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+/// Tells whether the process of a session is gone. The caller holds `locks/sessions`.
+fn is_dead(folder: &Path) -> Result<bool, FileError> {
+    let path = folder.join("lock");
+    match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(file) => Ok(rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()),
+        // Killed before it had a lock, or not a session at all.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(true),
+        Err(error) => Err(FileError::new("open", &path, error)),
+    }
+}
+
+/// Opens a lock file, making it when it is missing, and waits for the lock.
+fn lock(path: &Path, operation: FlockOperation) -> Result<File, FileError> {
+    let file = open_lock(path)?;
+    flock(&file, operation, path)?;
+    Ok(file)
+}
+
+/// Takes a lock without waiting; `None` when another has it.
+fn try_lock(path: &Path) -> Result<Option<File>, FileError> {
+    let file = open_lock(path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(FileError::new("lock", path, error.into())),
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File, FileError> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).during("open", path)
+}
+
+fn flock(file: &File, operation: FlockOperation, path: &Path) -> Result<(), FileError> {
+    rustix::io::retry_on_intr(|| rustix::fs::flock(file, operation)).during("lock", path)
+}
