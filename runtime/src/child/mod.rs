@@ -1,0 +1,243 @@
+//! The child between clone and exec: it runs the [`Plan`] with raw system calls alone.
+//!
+//! ```text
+//! signals, cgroups, session     reset, joined, new
+//! root                          overlay or folder, private, not yet `/`
+//! mounts                        each on a descriptor that was opened inside the root
+//! devices, terminal, links, sysctls, masked and read-only paths
+//! pivot                         the old root is gone
+//! names, limits, network        waits here until the parent has done its part
+//! identity                      seccomp, groups, user, capabilities
+//! exec                          the error socket closes itself: that is the good news
+//! ```
+//!
+//! Nothing in this folder may allocate, lock, or panic on purpose: the parent had threads, and their
+//! locks are held forever in this copy of its memory.
+
+pub(crate) mod message;
+mod mounts;
+pub(crate) mod net;
+mod program;
+mod target;
+
+use crate::plan::{Plan, ProcessPlan};
+use crate::sys::{self, Fd};
+use message::{Failure, Outbox, Step};
+use std::ffi::CStr;
+
+/// The descriptors that the child needs; they stay open in the parent, too.
+pub(crate) struct Descriptors<'a> {
+    /// The child's end of the socket to the parent.
+    pub(crate) socket: Fd,
+    /// The parent's end, which the child closes, lest it wait for itself.
+    pub(crate) parent_socket: Fd,
+    /// The parent's process, which can be asked whether it lives.
+    pub(crate) parent: Fd,
+    /// Files of v1 cgroups; writing `0` joins.
+    pub(crate) joins: &'a [Fd],
+    /// What becomes 0, 1 and 2; not below 3. Unused with a terminal.
+    pub(crate) stdio: [Fd; 3],
+}
+
+/// Becomes the container's program, or tells the parent why not.
+pub(crate) fn run(plan: &Plan, descriptors: &Descriptors<'_>) -> ! {
+    let outbox = Outbox { socket: descriptors.socket };
+    sys::close(descriptors.parent_socket);
+    if let Err(failure) = prepare_and_exec(plan, descriptors, &outbox) {
+        outbox.failure(failure);
+    }
+    sys::exit(127)
+}
+
+fn prepare_and_exec(plan: &Plan, descriptors: &Descriptors<'_>, outbox: &Outbox) -> Result<(), Failure> {
+    die_with_parent(descriptors.parent)?;
+    sys::reset_signal_handlers();
+    sys::umask(0);
+    for (index, &join) in descriptors.joins.iter().enumerate() {
+        sys::write(join, b"0").map_err(Step::JoinCgroup.at(index))?;
+    }
+    if plan.clone_flags & libc::CLONE_NEWCGROUP as u64 != 0 {
+        sys::unshare(libc::CLONE_NEWCGROUP).map_err(Step::CgroupNamespace.fails())?;
+    }
+    sys::setsid().map_err(Step::Session.fails())?;
+    // /proc/1 of a container is nobody's business until its own program runs.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(Step::Session.fails())?;
+
+    let root = mounts::root(&plan.root)?;
+    mounts::all(root, &plan.mounts, outbox)?;
+    mounts::devices(root, &plan.devices)?;
+    mounts::links(root, &plan.links)?;
+    let console = match plan.terminal {
+        Some(size) => Some(mounts::terminal(root, size, plan.process.uid, outbox)?),
+        None => None,
+    };
+    for (index, (path, value)) in plan.sysctls.iter().enumerate() {
+        mounts::write_sysctl(root, path, value).map_err(Step::Sysctl.at(index))?;
+    }
+    mounts::working_directory(root, &plan.process.cwd_in_root)?;
+    mounts::mask(root, &plan.masked)?;
+    mounts::read_only(root, &plan.read_only)?;
+    if plan.root_read_only {
+        let attributes = sys::MountAttributes { set: sys::MOUNT_ATTR_RDONLY, ..Default::default() };
+        sys::mount_setattr(root, &attributes, false).map_err(Step::ReadOnlyRoot.fails())?;
+    }
+    mounts::pivot(root)?;
+
+    if let Some(name) = &plan.hostname {
+        sys::sethostname(name).map_err(Step::Hostname.fails())?;
+    }
+    if let Some(name) = &plan.domainname {
+        sys::setdomainname(name).map_err(Step::Hostname.fails())?;
+    }
+    limits(&plan.process, outbox)?;
+    streams(console, descriptors)?;
+    // The parent attaches the network meanwhile.
+    outbox.wait_for_go()?;
+    net::configure(&plan.network)?;
+    become_user_and_exec(&plan.process, descriptors.parent, outbox)
+}
+
+/// Asks to be killed when the parent is, and makes sure that it was not already.
+fn die_with_parent(parent: Fd) -> Result<(), Failure> {
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).map_err(Step::Parent.fails())?;
+    let mut poll = libc::pollfd { fd: parent, events: libc::POLLIN, revents: 0 };
+    match sys::poll(&mut poll) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(Step::Parent.fails()(libc::ESRCH)),
+        Err(error) => Err(Step::Parent.fails()(error)),
+    }
+}
+
+/// Resource limits; where raising is forbidden, as much as is allowed.
+fn limits(process: &ProcessPlan, outbox: &Outbox) -> Result<(), Failure> {
+    for (index, (resource, limit)) in process.rlimits.iter().enumerate() {
+        match sys::prlimit(*resource, Some(limit)) {
+            Ok(_) => {}
+            Err(libc::EPERM) => {
+                let current = sys::prlimit(*resource, None).map_err(Step::Limit.at(index))?;
+                let hard = limit.rlim_max.min(current.rlim_max);
+                let clamped = libc::rlimit64 { rlim_cur: limit.rlim_cur.min(hard), rlim_max: hard };
+                sys::prlimit(*resource, Some(&clamped)).map_err(Step::Limit.at(index))?;
+                outbox.warning(Step::Limit.at(index)(libc::EPERM));
+            }
+            Err(error) => return Err(Step::Limit.at(index)(error)),
+        }
+    }
+    if let Some(score) = &process.oom_score_adj {
+        let written = sys::open(c"/proc/self/oom_score_adj", libc::O_WRONLY | libc::O_CLOEXEC).and_then(|file| {
+            let written = sys::write(file, score);
+            sys::close(file);
+            written
+        });
+        if let Err(error) = written {
+            outbox.warning(Step::OomScore.fails()(error));
+        }
+    }
+    Ok(())
+}
+
+/// Puts the three streams where every program expects them.
+fn streams(console: Option<Fd>, descriptors: &Descriptors<'_>) -> Result<(), Failure> {
+    if let Some(console) = console {
+        sys::ioctl(console, sys::TIOCSCTTY, 0).map_err(Step::Terminal.fails())?;
+    }
+    for (number, &stream) in descriptors.stdio.iter().enumerate() {
+        sys::dup3(console.unwrap_or(stream), number as Fd).map_err(Step::Streams.fails())?;
+    }
+    Ok(())
+}
+
+/// Closes all descriptors from 3 on but two, which both close themselves at exec.
+///
+/// Closing the others at exec would be too late: the working directory, the program, its interpreter and its loader
+/// are looked up before, and their paths may lead through `/proc/self/fd` to folders of the host (CVE-2024-21626).
+fn close_all_but(one: Fd, other: Fd) -> Result<(), Failure> {
+    let (low, high) = (one.min(other) as u32, one.max(other) as u32);
+    [(3, low - 1), (low + 1, high - 1), (high + 1, u32::MAX)]
+        .into_iter()
+        .try_for_each(|(first, last)| sys::close_range(first, last))
+        .map_err(Step::Descriptors.fails())
+}
+
+fn become_user_and_exec(process: &ProcessPlan, parent: Fd, outbox: &Outbox) -> Result<(), Failure> {
+    close_all_but(outbox.socket, parent)?;
+    sys::umask(process.umask);
+    // A keyring of the starter's session would be readable inside; kernels without keyrings are fine.
+    let _ = sys::join_new_keyring();
+    let sets = &process.capabilities;
+    for capability in 0..64u64 {
+        if sets.bounding & 1 << capability == 0 {
+            match sys::prctl(libc::PR_CAPBSET_DROP, capability, 0) {
+                Ok(_) => {}
+                Err(libc::EINVAL) => break, // The kernel's last one was before.
+                Err(error) => return Err(Step::Capabilities.fails()(error)),
+            }
+        }
+    }
+    program::check(&process.candidates).map_err(Step::Exec.fails())?;
+    // Without no_new_privs the kernel takes a filter only from those who may administer the machine.
+    if !process.no_new_privileges {
+        install_filter(process)?;
+    }
+    let entered = sys::chdir(&process.cwd);
+    sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).map_err(Step::User.fails())?;
+    sys::setgroups(&process.groups).map_err(Step::User.fails())?;
+    sys::setresgid(process.gid).map_err(Step::User.fails())?;
+    sys::setresuid(process.uid).map_err(Step::User.fails())?;
+    if entered.is_err() {
+        // The user may be allowed where root is not, as on a network filesystem.
+        sys::chdir(&process.cwd).map_err(Step::WorkingDirectory.fails())?;
+    }
+    check_inside()?;
+    sys::capset(sets.effective, sets.permitted, sets.inheritable).map_err(Step::Capabilities.fails())?;
+    for capability in 0..64u64 {
+        if sets.ambient & 1 << capability != 0 {
+            const PR_CAP_AMBIENT_RAISE: u64 = 2;
+            sys::prctl(libc::PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability).map_err(Step::Capabilities.fails())?;
+        }
+    }
+    if process.die_with_parent {
+        // Again, as the change of user cleared it.
+        die_with_parent(parent)?;
+    } else {
+        sys::prctl(libc::PR_SET_PDEATHSIG, 0, 0).map_err(Step::Parent.fails())?;
+    }
+    if process.no_new_privileges {
+        sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map_err(Step::Seccomp.fails())?;
+        install_filter(process)?;
+    }
+    sys::unblock_signals();
+    exec(process, outbox)
+}
+
+fn install_filter(process: &ProcessPlan) -> Result<(), Failure> {
+    match &process.filter {
+        Some(filter) => sys::seccomp(&filter.instructions, filter.flags).map_err(Step::Seccomp.fails()),
+        None => Ok(()),
+    }
+}
+
+/// A working directory outside the root has no absolute name (CVE-2024-21626).
+fn check_inside() -> Result<(), Failure> {
+    let mut path = [0u8; 4096];
+    match sys::getcwd(&mut path) {
+        Ok(_) if path[0] == b'/' => Ok(()),
+        Ok(_) => Err(Step::WorkingDirectory.fails()(libc::ENOENT)),
+        Err(error) => Err(Step::WorkingDirectory.fails()(error)),
+    }
+}
+
+/// Tries each place the program may be at, as a shell does.
+fn exec(process: &ProcessPlan, outbox: &Outbox) -> Result<(), Failure> {
+    outbox.about_to_exec();
+    let mut worst = libc::ENOENT;
+    for candidate in &process.candidates {
+        let candidate: &CStr = candidate;
+        match sys::execve(candidate.as_ptr().cast(), process.argv.as_ptr(), process.environment.as_ptr()) {
+            libc::ENOENT | libc::ENOTDIR if process.candidates.len() > 1 => {}
+            libc::EACCES if process.candidates.len() > 1 => worst = libc::EACCES,
+            error => return Err(Step::Exec.fails()(error)),
+        }
+    }
+    Err(Step::Exec.fails()(worst))
+}

@@ -1,0 +1,400 @@
+//! The mounts of a container, each attached by descriptor, and the change of root.
+
+use super::message::{Failure, Outbox, Step};
+use super::target;
+use crate::plan::{DevicePlan, Make, MountPlan, MountPlanKind, OverlayPlan, RootPlan};
+use crate::stdio::Size;
+use crate::sys::{self, Fd, MountAttributes};
+use std::ffi::{CStr, CString};
+
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+const PROC_ROOT_INODE: u64 = 1;
+
+/// Mounts what becomes `/`, privately, and gives a descriptor of it.
+pub(super) fn root(plan: &RootPlan) -> Result<Fd, Failure> {
+    sys::mount(c"none", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, None).map_err(Step::PrivateMounts.fails())?;
+    match plan {
+        RootPlan::Folder(path) => folder_root(path).map_err(Step::RootFolder.fails()),
+        RootPlan::Overlay(overlay) => match new_overlay(overlay) {
+            // Before Linux 6.5 overlayfs knows no `lowerdir+`.
+            Err(libc::EINVAL | libc::ENOSYS) if overlay.options_fit => old_overlay(overlay),
+            other => other,
+        }
+        .map_err(Step::RootOverlay.fails()),
+    }
+}
+
+fn folder_root(path: &CStr) -> Result<Fd, i32> {
+    let mount = sys::open_tree(sys::AT_FDCWD, path, true)?;
+    let place = sys::open(path, libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)?;
+    sys::move_mount(mount, place)?;
+    sys::close(place);
+    Ok(mount)
+}
+
+fn new_overlay(plan: &OverlayPlan) -> Result<Fd, i32> {
+    let fs = sys::fsopen(c"overlay")?;
+    let mount = configure_overlay(fs, plan);
+    sys::close(fs);
+    let mount = mount?;
+    // It hides its own upper folder, in this mount namespace only.
+    let place = sys::open(&plan.upper, libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)?;
+    sys::move_mount(mount, place)?;
+    sys::close(place);
+    Ok(mount)
+}
+
+fn configure_overlay(fs: Fd, plan: &OverlayPlan) -> Result<Fd, i32> {
+    for lower in &plan.lower {
+        sys::fsconfig_string(fs, c"lowerdir+", lower)?;
+    }
+    sys::fsconfig_string(fs, c"upperdir", &plan.upper)?;
+    sys::fsconfig_string(fs, c"workdir", &plan.work)?;
+    for option in [c"index", c"redirect_dir", c"metacopy", c"xino"] {
+        sys::fsconfig_string(fs, option, c"off")?;
+    }
+    if plan.volatile {
+        sys::fsconfig_flag(fs, c"volatile")?;
+    }
+    sys::fsconfig_create(fs)?;
+    sys::fsmount(fs, 0)
+}
+
+fn old_overlay(plan: &OverlayPlan) -> Result<Fd, i32> {
+    sys::chdir(&plan.base)?;
+    sys::mount(c"overlay", &plan.upper, c"overlay", 0, Some(&plan.options))?;
+    sys::open(&plan.upper, libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)
+}
+
+/// Mounts everything in order.
+pub(super) fn all(root: Fd, plans: &[MountPlan], outbox: &Outbox) -> Result<(), Failure> {
+    for (index, plan) in plans.iter().enumerate() {
+        one(root, plan, index, outbox)?;
+    }
+    Ok(())
+}
+
+fn one(root: Fd, plan: &MountPlan, index: usize, outbox: &Outbox) -> Result<(), Failure> {
+    if let MountPlanKind::Seal = plan.kind {
+        let resolve = sys::RESOLVE_NO_SYMLINKS;
+        let place =
+            target::open(root, plan.target.as_bytes(), libc::O_PATH, resolve).map_err(Step::MountTarget.at(index))?;
+        let attributes = MountAttributes { set: sys::MOUNT_ATTR_RDONLY, ..Default::default() };
+        sys::mount_setattr(place, &attributes, false).map_err(Step::Mount.at(index))?;
+        sys::close(place);
+        return Ok(());
+    }
+    let mount = match &plan.kind {
+        MountPlanKind::New { filesystem, options, attributes } => {
+            new_mount(filesystem, options, *attributes).map_err(Step::Mount.at(index))?
+        }
+        MountPlanKind::Bind { source, recursive, attributes, attributes_recursive } => {
+            let mount = sys::open_tree(sys::AT_FDCWD, source, *recursive).map_err(Step::MountSource.at(index))?;
+            if attributes.set != 0 || attributes.clear != 0 {
+                sys::mount_setattr(mount, attributes, *attributes_recursive).map_err(Step::Mount.at(index))?;
+            }
+            mount
+        }
+        MountPlanKind::Seal => return Ok(()),
+    };
+    let place = target::open_or_make(root, plan.target.as_bytes(), plan.make, plan.no_links, outbox)
+        .map_err(Step::MountTarget.at(index))?;
+    sys::move_mount(mount, place).map_err(Step::Mount.at(index))?;
+    sys::close(place);
+    if plan.propagation != 0 {
+        let attributes = MountAttributes { propagation: plan.propagation, ..Default::default() };
+        sys::mount_setattr(mount, &attributes, true).map_err(Step::Mount.at(index))?;
+    }
+    sys::close(mount);
+    Ok(())
+}
+
+fn new_mount(filesystem: &CStr, options: &[(CString, Option<CString>)], attributes: u64) -> Result<Fd, i32> {
+    let fs = sys::fsopen(filesystem)?;
+    let mount = configure(fs, filesystem, options).and_then(|()| sys::fsmount(fs, attributes));
+    sys::close(fs);
+    mount
+}
+
+fn configure(fs: Fd, filesystem: &CStr, options: &[(CString, Option<CString>)]) -> Result<(), i32> {
+    // What /proc/self/mounts shows as the source.
+    sys::fsconfig_string(fs, c"source", filesystem)?;
+    for (key, value) in options {
+        match value {
+            Some(value) => sys::fsconfig_string(fs, key, value)?,
+            None => sys::fsconfig_flag(fs, key)?,
+        }
+    }
+    sys::fsconfig_create(fs)
+}
+
+/// Opens the folder that a path is in, and gives the path's last name with its zero.
+fn open_parent(root: Fd, path: &CStr) -> Result<(Fd, *const u8), i32> {
+    let bytes = path.to_bytes();
+    let (parent, start) = match bytes.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&bytes[..slash], slash + 1),
+        None => (&b"."[..], 0),
+    };
+    let folder = target::open(root, parent, libc::O_PATH | libc::O_DIRECTORY, sys::RESOLVE_NO_SYMLINKS)?;
+    Ok((folder, path.to_bytes_with_nul()[start..].as_ptr()))
+}
+
+/// Makes device nodes in the new `/dev`.
+pub(super) fn devices(root: Fd, plans: &[DevicePlan]) -> Result<(), Failure> {
+    for (index, plan) in plans.iter().enumerate() {
+        device(root, plan).map_err(Step::Device.at(index))?;
+    }
+    Ok(())
+}
+
+fn device(root: Fd, plan: &DevicePlan) -> Result<(), i32> {
+    let (folder, name) = match open_parent(root, &plan.path) {
+        Err(libc::ENOENT) => {
+            make_parents(root, plan.path.to_bytes())?;
+            open_parent(root, &plan.path)?
+        }
+        other => other?,
+    };
+    let made = sys::mknodat(folder, name, plan.mode, plan.device).and_then(|()| {
+        if plan.uid != 0 || plan.gid != 0 { sys::fchownat(folder, name, plan.uid, plan.gid) } else { Ok(()) }
+    });
+    sys::close(folder);
+    match made {
+        Err(libc::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes the folders of a device such as `dev/net/tun`; these are in the new `/dev`, so nobody cleans up.
+fn make_parents(root: Fd, path: &[u8]) -> Result<(), i32> {
+    let end = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+    let nobody = Outbox { socket: -1 };
+    let folder = target::open_or_make(root, &path[..end], Make::Folder, true, &nobody)?;
+    sys::close(folder);
+    Ok(())
+}
+
+/// Makes the links that every `/dev` has.
+pub(super) fn links(root: Fd, links: &[(CString, CString)]) -> Result<(), Failure> {
+    for (index, (destination, path)) in links.iter().enumerate() {
+        let (folder, name) = open_parent(root, path).map_err(Step::Link.at(index))?;
+        let made = sys::symlinkat(destination, folder, name);
+        sys::close(folder);
+        match made {
+            Ok(()) | Err(libc::EEXIST) => {}
+            Err(error) => return Err(Step::Link.at(index)(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Opens a terminal of the container's own devpts, hands the master over, and gives the other side.
+pub(super) fn terminal(root: Fd, size: Option<Size>, uid: u32, outbox: &Outbox) -> Result<Fd, Failure> {
+    open_terminal(root, size, uid, outbox).map_err(Step::Terminal.fails())
+}
+
+fn open_terminal(root: Fd, size: Option<Size>, uid: u32, outbox: &Outbox) -> Result<Fd, i32> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY;
+    let master = target::open(root, b"dev/pts/ptmx", flags, sys::RESOLVE_NO_SYMLINKS)?;
+    let unlocked = 0i32;
+    sys::ioctl(master, sys::TIOCSPTLCK, &raw const unlocked as usize)?;
+    let console = sys::ioctl(master, sys::TIOCGPTPEER, (flags | libc::O_CLOEXEC) as usize)? as Fd;
+    if uid != 0 {
+        sys::fchown(console, uid, u32::MAX)?;
+    }
+    if let Some(size) = size {
+        let size = libc::winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+        sys::ioctl(master, sys::TIOCSWINSZ, &raw const size as usize)?;
+    }
+    let mount = sys::open_tree(console, c"", false)?;
+    let nobody = Outbox { socket: -1 };
+    let place = target::open_or_make(root, b"dev/console", Make::File, true, &nobody)?;
+    sys::move_mount(mount, place)?;
+    sys::close(place);
+    sys::close(mount);
+    outbox.terminal(master)?;
+    sys::close(master);
+    Ok(console)
+}
+
+/// Opens `path`, which starts with `proc/`, and makes sure that it is on the real procfs.
+fn open_on_proc(root: Fd, path: &[u8], flags: i32) -> Result<Fd, i32> {
+    let fd = target::open(root, path, flags, sys::RESOLVE_NO_SYMLINKS)?;
+    if sys::filesystem(fd)? != PROC_SUPER_MAGIC {
+        sys::close(fd);
+        return Err(libc::EXDEV);
+    }
+    Ok(fd)
+}
+
+/// Writes a kernel setting (CVE-2025-52881: only where procfs really is).
+pub(super) fn write_sysctl(root: Fd, path: &CStr, value: &[u8]) -> Result<(), i32> {
+    let file = open_on_proc(root, path.to_bytes(), libc::O_WRONLY)?;
+    let written = sys::write(file, value);
+    sys::close(file);
+    written.map(drop)
+}
+
+/// Makes the working directory when it is missing, as root, as docker does.
+pub(super) fn working_directory(root: Fd, path: &CStr) -> Result<(), Failure> {
+    // What is made here stays: it was asked for by name, so nobody is told.
+    let nobody = Outbox { socket: -1 };
+    let folder = target::open_or_make(root, path.to_bytes(), Make::Folder, false, &nobody)
+        .map_err(Step::WorkingDirectory.fails())?;
+    sys::close(folder);
+    Ok(())
+}
+
+/// Makes sure that `/proc`, if the container has one, is a procfs's root and nothing else (CVE-2025-52881).
+fn check_proc(root: Fd) -> Result<(), i32> {
+    match target::open(root, b"proc", libc::O_PATH, sys::RESOLVE_NO_SYMLINKS) {
+        Ok(proc) => {
+            let real = sys::filesystem(proc)? == PROC_SUPER_MAGIC && sys::stat(proc)?.stx_ino == PROC_ROOT_INODE;
+            sys::close(proc);
+            if real { Ok(()) } else { Err(libc::EXDEV) }
+        }
+        Err(libc::ENOENT) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Hides files behind `/dev/null` and folders behind an empty one.
+pub(super) fn mask(root: Fd, paths: &[CString]) -> Result<(), Failure> {
+    if paths.is_empty() {
+        return Ok(());
+    }
+    check_proc(root).map_err(Step::NotProc.fails())?;
+    let null = open_null(root).map_err(Step::Mask.fails())?;
+    for (index, path) in paths.iter().enumerate() {
+        mask_one(root, path, null).map_err(Step::Mask.at(index))?;
+    }
+    sys::close(null);
+    Ok(())
+}
+
+/// Opens `/dev/null` and makes sure that it is the one (CVE-2025-31133).
+fn open_null(root: Fd) -> Result<Fd, i32> {
+    let null = target::open(root, b"dev/null", libc::O_PATH, sys::RESOLVE_NO_SYMLINKS)?;
+    let stat = sys::stat(null)?;
+    let device = stat.stx_mode as u32 & libc::S_IFMT == libc::S_IFCHR;
+    if !device || (stat.stx_rdev_major, stat.stx_rdev_minor) != (1, 3) {
+        sys::close(null);
+        return Err(libc::ENODEV);
+    }
+    Ok(null)
+}
+
+fn mask_one(root: Fd, path: &CStr, null: Fd) -> Result<(), i32> {
+    let place = match target::open(root, path.to_bytes(), libc::O_PATH, sys::RESOLVE_NO_SYMLINKS) {
+        Err(libc::ENOENT | libc::ENOTDIR) => return Ok(()),
+        other => other?,
+    };
+    let folder = sys::stat(place)?.stx_mode as u32 & libc::S_IFMT == libc::S_IFDIR;
+    let mount = if folder {
+        let options = sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
+        new_mount(c"tmpfs", &[], options)?
+    } else {
+        sys::open_tree(null, c"", false)?
+    };
+    let moved = sys::move_mount(mount, place);
+    sys::close(mount);
+    sys::close(place);
+    moved
+}
+
+/// Makes paths read-only by mounting each on itself.
+pub(super) fn read_only(root: Fd, paths: &[CString]) -> Result<(), Failure> {
+    for (index, path) in paths.iter().enumerate() {
+        read_only_one(root, path).map_err(Step::ReadOnly.at(index))?;
+    }
+    Ok(())
+}
+
+fn read_only_one(root: Fd, path: &CStr) -> Result<(), i32> {
+    let place = match target::open(root, path.to_bytes(), libc::O_PATH, sys::RESOLVE_NO_SYMLINKS) {
+        Err(libc::ENOENT | libc::ENOTDIR) => return Ok(()),
+        other => other?,
+    };
+    let mount = sys::open_tree(place, c"", true)?;
+    let attributes = MountAttributes { set: sys::MOUNT_ATTR_RDONLY, ..Default::default() };
+    sys::mount_setattr(mount, &attributes, true)?;
+    let moved = sys::move_mount(mount, place);
+    sys::close(mount);
+    sys::close(place);
+    moved
+}
+
+/// Makes `root` the root, and lets go of the old one.
+pub(super) fn pivot(root: Fd) -> Result<(), Failure> {
+    let pivoted = sys::fchdir(root)
+        .and_then(|()| sys::pivot_root(c".", c"."))
+        .and_then(|()| sys::umount_detached(c"."))
+        .and_then(|()| sys::chdir(c"/"));
+    sys::close(root);
+    pivoted.map_err(Step::Pivot.fails())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Rootfs;
+    use crate::plan::plan_root;
+    use std::path::Path;
+
+    /// Makes an overlay in a mount namespace of a thread, and gives what the files in it say.
+    fn mounted(make: fn(&OverlayPlan) -> Result<Fd, i32>, layers: &'static [&'static str]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for layer in layers {
+            std::fs::create_dir_all(path(layer)).unwrap();
+            symlink(layer, &path(layer).join("top"));
+            symlink(layer, &path(layer).join(layer));
+        }
+        for name in ["up,per", "work"] {
+            std::fs::create_dir(path(name)).unwrap();
+        }
+        let lower = layers.iter().map(|layer| path(layer)).collect();
+        let rootfs = Rootfs::Overlay { lower, upper: path("up,per"), work: path("work"), volatile: true };
+        let upper = path("up,per");
+        let seen = std::thread::spawn(move || {
+            // SAFETY: only this thread gets another mount namespace and working directory.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
+            let Ok(RootPlan::Overlay(plan)) = plan_root(&rootfs) else { panic!("no overlay") };
+            assert!(plan.options_fit);
+            sys::mount(c"none", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, None).unwrap();
+            let root = make(&plan).unwrap();
+            let mut seen: Vec<_> = std::fs::read_dir(&upper)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            seen.sort();
+            seen.push(std::fs::read_link(upper.join("top")).unwrap().to_str().unwrap().to_owned());
+            sys::close(root);
+            seen
+        });
+        seen.join().unwrap()
+    }
+
+    fn symlink(target: &str, path: &Path) {
+        std::os::unix::fs::symlink(target, path).unwrap();
+    }
+
+    #[test]
+    fn both_ways_of_mounting_an_overlay_give_the_same() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "this test needs root");
+            eprintln!("skipped: this test needs root");
+            return;
+        }
+        let layers = &["a:b", "c,d", "e\\f"];
+        let expected = ["a:b", "c,d", "e\\f", "top", "a:b"];
+        assert_eq!(mounted(old_overlay, layers), expected);
+        // Linux 6.5 is where `lowerdir+` came; before it there is one way only.
+        if let Err(libc::EINVAL) =
+            sys::fsopen(c"overlay").and_then(|fs| sys::fsconfig_string(fs, c"lowerdir+", c"/tmp"))
+        {
+            return;
+        }
+        assert_eq!(mounted(new_overlay, layers), expected);
+    }
+}

@@ -1,0 +1,45 @@
+//! From a bundle to a process: namespaces, mounts, cgroups, capabilities and seccomp, by our own code.
+//!
+//! ```text
+//! spec.rs        what docker would do by default, as a runtime `Spec`
+//! plan.rs        what the child will do, worked out beforehand
+//! child/         between clone and exec: raw system calls alone
+//! cgroups/       limits, on v1, v2 and hybrid machines
+//! seccomp/       docker's profile, and a compiler to BPF
+//! etc_files.rs   the texts of /etc/hosts, /etc/hostname and /etc/resolv.conf
+//! container.rs   start: what a caller holds, and how it ends
+//! stdio.rs       what it reads from and writes to
+//! start_error.rs why it did not start
+//! mount_point.rs what was made only to be mounted on goes away again
+//! network/       none, host or a bridge with addresses and NAT; published ports
+//! owner.rs       whose something is, told by its name
+//! sweep.rs       what a killed process of ours left behind goes away here
+//! ```
+//!
+//! Nothing here waits asynchronously, prints, or reads the environment.
+//! One thread starts a container and waits for it: the kernel sends the parent-death signal when
+//! the *thread* that started the container ends.
+
+mod capabilities;
+mod cgroups;
+mod child;
+mod container;
+pub mod etc_files;
+mod mount_point;
+pub mod network;
+mod owner;
+mod plan;
+mod seccomp;
+mod spec;
+mod start_error;
+mod stdio;
+mod sweep;
+mod sys;
+
+pub use container::{Container, ContainerConfig, Controls, ExitStatus, Rootfs, WaitError, start};
+pub use oci_spec::runtime::{LinuxSeccomp, Spec};
+pub use owner::name as owned_name;
+pub use spec::{MountKind, MountPoint, Seccomp, SpecError, SpecOptions, Ulimit, UserIds, default_spec};
+pub use start_error::{StartError, Warning};
+pub use stdio::{Size, Stdio, Stream};
+pub use sweep::{Places, Swept, sweep};

@@ -1,0 +1,57 @@
+//! Removes what killed processes of ours left behind.
+
+use std::path::Path;
+
+/// Where to look for what was left, beside the cgroups.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Places<'a> {
+    /// Where addresses on the bridge are leased.
+    pub network_state: Option<&'a Path>,
+    /// A folder of files that [`owned_name`](crate::owned_name) named.
+    pub files: Option<&'a Path>,
+}
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Cgroups whose owner is dead.
+    pub cgroups: usize,
+    /// Addresses on the bridge whose owner is dead.
+    pub leases: usize,
+    /// Files whose owner is dead.
+    pub files: usize,
+}
+
+/// Removes cgroups, leased addresses and files whose owner is dead.
+pub fn sweep(places: Places<'_>) -> Swept {
+    Swept {
+        cgroups: crate::cgroups::sweep(),
+        leases: places.network_state.map_or(0, crate::network::sweep),
+        files: places.files.map_or(0, sweep_files),
+    }
+}
+
+fn sweep_files(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let stale = entries.filter(|entry| crate::owner::is_stale(&entry.file_name()));
+    stale.filter(|entry| std::fs::remove_file(entry.path()).is_ok()).count()
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test writes files")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_dead_go_and_those_of_the_living_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let living = crate::owned_name("x");
+        let dead = format!("{living}9");
+        for name in [living.as_str(), &dead, "other"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(sweep_files(folder.path()), 1);
+        assert!(folder.path().join(&living).exists() && folder.path().join("other").exists());
+        assert!(!folder.path().join(&dead).exists());
+    }
+}
