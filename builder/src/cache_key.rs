@@ -1,0 +1,88 @@
+//! [`CacheKey`]: what a step's result is filed under.
+//!
+//! A key is the digest of everything that decides the result, and of nothing else: no absolute path, clock, user or
+//! machine enters one, so keys are the same on every machine. The file system that a step starts from enters as the
+//! chain ID of its layers: when a step is done again and comes out the same, the steps after it are found.
+
+use oci::{Algorithm, ChainId, Digest, Hasher};
+
+/// What a step's result is filed under.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CacheKey(pub(crate) Digest);
+
+/// Makes a key from named fields. Names and lengths are written, so fields cannot run together.
+pub(crate) struct KeyWriter(Hasher);
+
+impl KeyWriter {
+    /// Starts the key of a kind of step on the layers below it.
+    pub(crate) fn new(kind: &str, parent: Option<&ChainId>) -> Self {
+        let mut key = Self(Hasher::new(Algorithm::Sha256));
+        key.text("slipway 1", kind);
+        key.text("parent", &parent.map(ToString::to_string).unwrap_or_default());
+        key
+    }
+
+    pub(crate) fn bytes(&mut self, name: &str, value: &[u8]) {
+        for part in [name.as_bytes(), value] {
+            self.0.update(&(part.len() as u64).to_le_bytes());
+            self.0.update(part);
+        }
+    }
+
+    pub(crate) fn text(&mut self, name: &str, value: &str) {
+        self.bytes(name, value.as_bytes());
+    }
+
+    pub(crate) fn number(&mut self, name: &str, value: u64) {
+        self.bytes(name, &value.to_le_bytes());
+    }
+
+    pub(crate) fn flag(&mut self, name: &str, value: bool) {
+        self.number(name, u64::from(value));
+    }
+
+    pub(crate) fn option(&mut self, name: &str, value: Option<&str>) {
+        self.flag(name, value.is_some());
+        self.text(name, value.unwrap_or_default());
+    }
+
+    pub(crate) fn list<T: AsRef<str>>(&mut self, name: &str, values: impl IntoIterator<Item = T>) {
+        let mut count = 0;
+        for value in values {
+            self.text(name, value.as_ref());
+            count += 1;
+        }
+        self.number(name, count);
+    }
+
+    pub(crate) fn finish(self) -> CacheKey {
+        CacheKey(self.0.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_do_not_run_together() {
+        let key = |write: &dyn Fn(&mut KeyWriter)| {
+            let mut key = KeyWriter::new("test", None);
+            write(&mut key);
+            key.finish()
+        };
+        let one = key(&|key| key.list("a", ["b", "c"]));
+        for other in [
+            key(&|key| key.list("a", ["bc"])),
+            key(&|key| key.list("a", ["b"])),
+            key(&|key| {
+                key.text("a", "b");
+                key.text("c", "");
+            }),
+        ] {
+            assert_ne!(one, other);
+        }
+        assert_eq!(one, key(&|key| key.list("a", ["b".to_owned(), "c".to_owned()])));
+        assert_ne!(key(&|key| key.option("a", None)), key(&|key| key.option("a", Some(""))));
+    }
+}

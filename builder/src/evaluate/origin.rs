@@ -1,0 +1,171 @@
+//! Where files and bases come from: stages, images, and contexts that take their names.
+
+use oci::{Platform, Reference};
+
+use super::{Evaluator, Result};
+use crate::dockerfile::Statement;
+use crate::error::BuildError;
+use crate::fault::Fault;
+use crate::files::copy::Selection;
+use crate::graph::{CopyOperation, CopySource, Origin, SourceStep, Step, StepKind};
+use crate::image_state::ImageState;
+use crate::plan::From;
+use crate::request::NamedContext;
+
+impl<'a> Evaluator<'a> {
+    /// Finds the `--build-context` that a name means: literally, or as another way to write the same image.
+    fn named_context(&self, name: &str) -> Option<(&'a str, &'a NamedContext)> {
+        let contexts = &self.context.request.named_contexts;
+        if name.eq_ignore_ascii_case("scratch") || name == "context" {
+            return None;
+        }
+        if let Some((name, context)) = contexts.get_key_value(name) {
+            return Some((name, context));
+        }
+        let wanted: Reference = name.parse().ok()?;
+        let same = |other: &&String| other.parse().is_ok_and(|other: Reference| other == wanted);
+        let (name, context) = contexts.keys().find(same).and_then(|name| contexts.get_key_value(name))?;
+        Some((name, context))
+    }
+
+    /// Tells whether a `--build-context` takes the place of a name.
+    pub(super) fn is_replaced(&self, name: &str) -> bool {
+        self.named_context(name).is_some()
+    }
+
+    /// Returns what a stage starts with, or is, when a `--build-context` takes the place of a name.
+    pub(super) fn replacement(&mut self, name: &str, statement: &Statement) -> Result<Option<ImageState>> {
+        let Some((name, context)) = self.named_context(name) else { return Ok(None) };
+        if let NamedContext::Image(reference) = context {
+            let (source, config) = self.image(&reference.to_string(), self.platform, statement)?;
+            let layers = source.layers.len();
+            let top = self.graph.add(Step {
+                kind: StepKind::Source(source),
+                name: format!("[context {name}] FROM {reference}"),
+                span: Some(statement.span.clone()),
+                ignore_cache: false,
+            });
+            return Ok(Some(ImageState::of_image(self.platform, &config, layers, top)));
+        }
+        let selection = Selection { literal: true, ..Selection::default() };
+        let operation = CopyOperation {
+            base: None,
+            sources: vec![CopySource::Files { origin: Origin::Named(name.to_owned()), selection }],
+            destination: "/".into(),
+            chown: None,
+            chmod: None,
+            unpack: false,
+        };
+        let step = self.graph.add(Step {
+            kind: StepKind::Copy(operation),
+            name: format!("[context {name}] load"),
+            span: Some(statement.span.clone()),
+            ignore_cache: false,
+        });
+        let mut state = ImageState::scratch(self.platform);
+        state.note_step(format!("COPY / / # context {name}"), step);
+        Ok(Some(state))
+    }
+
+    /// Finds what `--from` names: a context, a stage, or an image.
+    pub(super) fn origin(&mut self, from: &str, here: usize, statement: &Statement) -> Result<Origin> {
+        match self.named_context(from) {
+            Some((name, NamedContext::Files(_))) => return Ok(Origin::Named(name.to_owned())),
+            Some((_, NamedContext::Image(reference))) => return self.image_origin(&reference.to_string(), statement),
+            None => {}
+        }
+        if from.eq_ignore_ascii_case("scratch") {
+            return Ok(Origin::Step(None));
+        }
+        match self.context.plan.from(from, here) {
+            From::Stage(index) => Ok(Origin::Step(self.stage(index)?.top)),
+            From::Later(index) => {
+                let message = if index == here {
+                    format!("cannot copy from stage \"{from}\" within itself")
+                } else {
+                    format!(
+                        "cannot copy from stage \"{from}\", it needs to be defined before current stage \"{}\"",
+                        self.context.plan.name(here)
+                    )
+                };
+                Err(self.fault(Fault::new(message), Some(&statement.span)))
+            }
+            From::NoSuchIndex => {
+                let count = self.context.plan.stages.len();
+                let fault = Fault::new(format!("invalid stage index {from}"))
+                    .hint(format!("the Dockerfile has {count} stages, counted from 0"));
+                Err(self.fault(fault, Some(&statement.span)))
+            }
+            From::Other => self.image_origin(from, statement),
+        }
+    }
+
+    fn image_origin(&mut self, name: &str, statement: &Statement) -> Result<Origin> {
+        let (source, _) = self.image(name, self.platform, statement)?;
+        let step = self.graph.add(Step {
+            kind: StepKind::Source(source),
+            name: format!("FROM {name}"),
+            span: Some(statement.span.clone()),
+            ignore_cache: false,
+        });
+        Ok(Origin::Step(Some(step)))
+    }
+
+    pub(super) fn image(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+        statement: &Statement,
+    ) -> Result<(SourceStep, oci::ImageConfig)> {
+        let key = format!("{name} {platform}");
+        if let Some(found) = self.images.get(&key) {
+            return Ok(found.clone());
+        }
+        let names: Vec<&str> = self.context.plan.stages.iter().filter_map(|stage| stage.from.name.as_deref()).collect();
+        let reference: Reference = name.parse().map_err(|error: <Reference as std::str::FromStr>::Err| {
+            let mut fault = Fault::because(format!("invalid reference `{name}`"), &error);
+            if name.contains('$') {
+                fault = fault
+                    .hint("no variable is expanded here: write `FROM IMAGE AS NAME`, where one is, and use the name");
+            }
+            self.fault(fault, Some(&statement.span))
+        })?;
+        let resolved = self.image_of(reference, platform, statement, key);
+        // A stage of nearly that name was probably meant.
+        match (resolved, crate::plan::nearest(&name.to_lowercase(), &names)) {
+            (Err(error), Some(meant)) => Err(match *error {
+                BuildError::Refused(mut diagnostic) => {
+                    diagnostic.hint = Some(if meant == name.to_lowercase() {
+                        format!("the stage `{meant}` comes later: a stage can only use those before it")
+                    } else {
+                        format!("did you mean the stage `{meant}`?")
+                    });
+                    Box::new(BuildError::Refused(diagnostic))
+                }
+                other => Box::new(other),
+            }),
+            (resolved, _) => resolved,
+        }
+    }
+
+    fn image_of(
+        &mut self,
+        reference: Reference,
+        platform: &Platform,
+        statement: &Statement,
+        key: String,
+    ) -> Result<(SourceStep, oci::ImageConfig)> {
+        let image = self.context.images.resolve(&reference, platform, self.context.request.pull);
+        let image = image.map_err(|error| {
+            let mut fault = Fault::because(String::new(), &error);
+            fault.message = fault.causes.remove(0);
+            fault.hint = error.hint;
+            self.fault(fault, Some(&statement.span))
+        })?;
+        let layers = self.at(statement, image.layers())?;
+        let created = image.config.created.as_deref().and_then(|text| text.parse().ok());
+        let step = SourceStep { layers, created };
+        self.images.insert(key, (step.clone(), image.config.clone()));
+        Ok((step, image.config))
+    }
+}

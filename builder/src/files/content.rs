@@ -1,0 +1,70 @@
+//! What of a source decides the result of a step, for its cache key (`builder.md`, K5 and K6): modes, links and bytes,
+//! not times.
+
+use layer::{Node, NodeKind};
+
+use super::copy::Collected;
+use super::source::SourceTree;
+use crate::cache_key::KeyWriter;
+use crate::cancel::Cancel;
+use crate::fault::StepError;
+
+/// Writes what was collected into a key, reading the files of which no digest is known.
+pub(crate) fn write(
+    key: &mut KeyWriter,
+    source: &SourceTree,
+    collected: &[Collected],
+    cancel: &Cancel,
+) -> Result<(), StepError> {
+    for found in collected {
+        // The name decides where a file goes only when the destination is a folder, but then it does.
+        let name = if found.is_match || found.root.kind != NodeKind::Directory { found.name.as_slice() } else { b"" };
+        key.bytes("name", name);
+        // Of the folder itself only what is in it is copied.
+        if found.root.kind != NodeKind::Directory {
+            write_node(key, source, &found.root, cancel)?;
+        }
+        for item in &found.items {
+            key.bytes("path", &item.path);
+            // Such a folder leaves more of one that is there as it was.
+            key.flag("parent", item.is_parent);
+            write_node(key, source, &item.node, cancel)?;
+        }
+        key.number("items", found.items.len() as u64);
+    }
+    key.number("sources", collected.len() as u64);
+    Ok(())
+}
+
+/// Tells whether the digests of all files are known, so that writing the key costs nothing.
+pub(crate) fn is_known(source: &SourceTree, collected: &[Collected]) -> bool {
+    let known = |node: &Node| node.kind != NodeKind::File || source.knows(node);
+    collected.iter().all(|found| known(&found.root) && found.items.iter().all(|item| known(&item.node)))
+}
+
+fn write_node(key: &mut KeyWriter, source: &SourceTree, node: &Node, cancel: &Cancel) -> Result<(), StepError> {
+    let entry = source.entry(node)?;
+    let kind = match node.kind {
+        NodeKind::File | NodeKind::Socket => "file",
+        NodeKind::Directory => "folder",
+        NodeKind::Symlink => "link",
+        NodeKind::CharDevice => "character device",
+        NodeKind::BlockDevice => "block device",
+        NodeKind::Fifo => "fifo",
+    };
+    key.text("kind", kind);
+    key.number("mode", if node.kind == NodeKind::Symlink { 0 } else { entry.mode.into() });
+    key.number("uid", entry.uid.into());
+    key.number("gid", entry.gid.into());
+    key.bytes("target", node.target.as_deref().unwrap_or_default());
+    key.number("major", node.rdev.0.into());
+    key.number("minor", node.rdev.1.into());
+    for (name, value) in &entry.xattrs {
+        key.bytes("xattr", name);
+        key.bytes("value", value);
+    }
+    if node.kind == NodeKind::File {
+        key.text("content", source.digest(node, cancel)?.hex());
+    }
+    Ok(())
+}

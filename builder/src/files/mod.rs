@@ -1,0 +1,19 @@
+//! File work without a mount: looking at layers, and writing a layer straight from its sources.
+//!
+//! ```text
+//! source.rs    where files come from: the context less what is ignored, a stage, an image
+//! view.rs      where they go: what the layers below show at a path
+//! copy.rs      source + view -> changes, by the rules of COPY        unpack.rs   archive -> changes
+//! changes.rs   changes -> tar, in one pass
+//! content.rs   source -> digest, for cache keys
+//! ```
+
+pub(crate) mod changes;
+pub(crate) mod content;
+pub(crate) mod copy;
+pub(crate) mod index;
+pub(crate) mod mode;
+pub(crate) mod path;
+pub(crate) mod source;
+pub(crate) mod unpack;
+pub(crate) mod view;

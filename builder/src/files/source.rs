@@ -1,0 +1,253 @@
+//! [`SourceTree`]: where files come from: the context less what is ignored, a stage, or an image.
+
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, PoisonError};
+
+use layer::hashing::HashingReader;
+use layer::{Entry, EntryKind, Node, NodeKind, Timestamp, Tree};
+use oci::Digest;
+
+use super::path::{self, Step};
+use crate::cancel::Cancel;
+use crate::fault::{Fault, StepError};
+use crate::ignore::{Ignore, Matched};
+use crate::stat_cache::Digests;
+
+/// A file of a source, with what the ignore patterns said on the way to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) node: Node,
+    matched: Option<Matched>,
+}
+
+impl Seen {
+    pub(crate) fn is_folder(&self) -> bool {
+        self.node.kind == NodeKind::Directory
+    }
+}
+
+/// What makes one content of one file, as far as the kernel tells.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Stamp {
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
+    pub(crate) size: u64,
+    pub(crate) mtime: Timestamp,
+    pub(crate) ctime: Timestamp,
+}
+
+impl Stamp {
+    pub(crate) fn of(node: &Node) -> Self {
+        Self { dev: node.dev, ino: node.ino, size: node.size, mtime: node.mtime, ctime: node.ctime }
+    }
+
+    fn of_metadata(file: &Metadata) -> Self {
+        let time = |seconds, nanos| Timestamp { seconds, nanos: u32::try_from(nanos).unwrap_or_default() };
+        let (mtime, ctime) = (time(file.mtime(), file.mtime_nsec()), time(file.ctime(), file.ctime_nsec()));
+        Self { dev: file.dev(), ino: file.ino(), size: file.size(), mtime, ctime }
+    }
+}
+
+/// A tree that files are taken from.
+#[derive(Debug)]
+pub(crate) struct SourceTree {
+    tree: Tree,
+    ignore: Option<Ignore>,
+    /// Files of this machine: they belong to root and have no attributes.
+    local: bool,
+    digests: Mutex<Digests>,
+}
+
+impl SourceTree {
+    /// Takes files from a stage or an image.
+    pub(crate) fn of_layers(tree: Tree) -> Self {
+        Self { tree, ignore: None, local: false, digests: Mutex::default() }
+    }
+
+    /// Takes files from a folder of this machine. `digests` is what is known of them from earlier builds.
+    pub(crate) fn of_folder(tree: Tree, ignore: Ignore, digests: Digests) -> Self {
+        let ignore = (!ignore.is_empty()).then_some(ignore);
+        Self { tree, ignore, local: true, digests: Mutex::new(digests) }
+    }
+
+    /// Tells whether these are files of this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        self.local
+    }
+
+    /// Returns the root, which is never ignored.
+    pub(crate) fn root(&self) -> Result<Seen, Fault> {
+        Ok(Seen { node: self.tree.root()?, matched: self.ignore.as_ref().map(Ignore::root) })
+    }
+
+    /// Finds a path without following any link.
+    pub(crate) fn lookup(&self, path: &[u8]) -> Result<Option<Seen>, Fault> {
+        let mut seen = self.root()?;
+        let mut names = path::names(path).peekable();
+        while let Some(name) = names.next() {
+            if !seen.is_folder() {
+                return Ok(None);
+            }
+            let Some(node) = self.tree.child(&seen.node, name)? else { return Ok(None) };
+            let (excluded, next) = self.step(&seen, node);
+            seen = next;
+            // What is above matters only by what it gave to the patterns below it.
+            if names.peek().is_none() && !self.shows(excluded, &seen)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(seen))
+    }
+
+    /// Tells whether a path is there but ignored.
+    pub(crate) fn is_ignored(&self, path: &[u8]) -> Result<bool, Fault> {
+        Ok(self.ignore.is_some()
+            && self.tree.lookup(path, layer::Follow::Last)?.is_some()
+            && self.lookup(&self.resolve(path, true)?)?.is_none())
+    }
+
+    /// Resolves every symbolic link of a path, also a last one when `last` is set.
+    pub(crate) fn resolve(&self, path: &[u8], last: bool) -> Result<Vec<u8>, Fault> {
+        path::resolve(path, last, &mut |path| {
+            Ok(match self.lookup(path)? {
+                None => Step::Missing,
+                Some(Seen { node: Node { target: Some(target), .. }, .. }) => Step::Link(target),
+                Some(_) => Step::Other,
+            })
+        })
+    }
+
+    /// Lists what is in a folder and not ignored, sorted by bytes.
+    pub(crate) fn children(&self, folder: &Seen) -> Result<Vec<Seen>, Fault> {
+        let mut children = Vec::new();
+        for node in self.tree.read_dir(&folder.node)? {
+            let (excluded, seen) = self.step(folder, node);
+            if self.shows(excluded, &seen)? {
+                children.push(seen);
+            }
+        }
+        Ok(children)
+    }
+
+    fn step(&self, folder: &Seen, node: Node) -> (bool, Seen) {
+        match (&self.ignore, &folder.matched) {
+            (Some(ignore), Some(matched)) => {
+                let (excluded, matched) = ignore.step(matched, &node.path);
+                (excluded, Seen { node, matched: Some(matched) })
+            }
+            _ => (false, Seen { node, matched: None }),
+        }
+    }
+
+    /// Tells whether something is there for the build: not ignored, or a folder above something that is not.
+    fn shows(&self, excluded: bool, seen: &Seen) -> Result<bool, Fault> {
+        let (true, Some(ignore), Some(matched)) = (excluded, &self.ignore, &seen.matched) else { return Ok(true) };
+        if !seen.is_folder() || !ignore.may_include_below(&seen.node.path, matched) {
+            return Ok(false);
+        }
+        for node in self.tree.read_dir(&seen.node)? {
+            let (excluded, below) = self.step(seen, node);
+            if self.shows(excluded, &below)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns the header that a file gets in a layer, under the path it has here.
+    pub(crate) fn entry(&self, node: &Node) -> Result<Entry, Fault> {
+        let mut entry = node.entry().unwrap_or_else(|| {
+            // A socket becomes an empty file, as with BuildKit.
+            let mut entry = Entry::new(node.path.clone(), EntryKind::File { size: 0 }, node.mode);
+            (entry.uid, entry.gid, entry.mtime) = (node.uid, node.gid, node.mtime);
+            entry
+        });
+        if self.local {
+            (entry.uid, entry.gid) = (0, 0);
+        } else {
+            entry.xattrs = self.capabilities(node)?;
+        }
+        Ok(entry)
+    }
+
+    /// Returns the only attribute that layers keep.
+    fn capabilities(&self, node: &Node) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Fault> {
+        if self.local || node.kind != NodeKind::File {
+            return Ok(BTreeMap::new());
+        }
+        let mut xattrs = self.tree.xattrs(node)?;
+        xattrs.retain(|name, _| name == b"security.capability");
+        Ok(xattrs)
+    }
+
+    /// Opens a file.
+    pub(crate) fn open(&self, node: &Node) -> Result<File, Fault> {
+        Ok(self.tree.open(node)?)
+    }
+
+    /// Refuses a file that is no longer what it was when the source was walked. After reading it to the end this says
+    /// whether what was read is one content, and the one that the digest of the cache key stands for.
+    pub(crate) fn check_unchanged(&self, node: &Node, file: &File) -> Result<(), Fault> {
+        // Nobody writes to a layer.
+        if !self.local {
+            return Ok(());
+        }
+        let name = || format!("`{}`", path::lossy(&node.path));
+        let now = file.metadata().map_err(|error| Fault::because(format!("cannot read {}", name()), &error))?;
+        if Stamp::of_metadata(&now) == Stamp::of(node) {
+            return Ok(());
+        }
+        let fault = Fault::new(format!("{} changed while it was read", name()));
+        Err(fault.hint("build again when nothing writes to the context, or name the file in `.dockerignore`"))
+    }
+
+    /// Returns the digest of a file's bytes if it is known.
+    pub(crate) fn known_digest(&self, node: &Node) -> Option<Digest> {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner).get(&Stamp::of(node))
+    }
+
+    /// Tells whether the digest of a file's bytes is known.
+    pub(crate) fn knows(&self, node: &Node) -> bool {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner).contains(&Stamp::of(node))
+    }
+
+    /// Remembers the digest of a file's bytes.
+    pub(crate) fn remember(&self, node: &Node, digest: Digest) {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(Stamp::of(node), &digest);
+    }
+
+    /// Returns the digest of a file's bytes, reading them if it must.
+    pub(crate) fn digest(&self, node: &Node, cancel: &Cancel) -> Result<Digest, StepError> {
+        if let Some(digest) = self.known_digest(node) {
+            return Ok(digest);
+        }
+        let file = self.open(node)?;
+        let mut reader = HashingReader::new(&file);
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            if cancel.is_cancelled() {
+                return Err(StepError::Cancelled);
+            }
+            match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    return Err(Fault::because(format!("cannot read `{}`", path::lossy(&node.path)), &error).into());
+                }
+            }
+        }
+        let (_, digest, _) = reader.finish();
+        self.check_unchanged(node, &file)?;
+        self.remember(node, digest.clone());
+        Ok(digest)
+    }
+
+    /// Shows all digests that are known, so that they can be kept for the next build.
+    pub(crate) fn with_digests<T>(&self, show: impl FnOnce(&Digests) -> T) -> T {
+        show(&self.digests.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

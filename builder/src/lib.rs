@@ -1,0 +1,71 @@
+//! Dockerfile to image.
+//!
+//! | File | Owns |
+//! | --- | --- |
+//! | [`request`] | [`BuildRequest`], and the [`Built`] that comes of it |
+//! | [`dockerfile`] | text to typed instructions with their places; variables and quotes |
+//! | [`ignore`] | `.dockerignore`, `--exclude`, and wildcards of `COPY` |
+//! | [`context`] | [`Context`]: the files that a build may use |
+//! | [`executor`] | [`Executor`]: how a `RUN` step becomes a process (the engine fills it in) |
+//! | [`source`] | [`ImageSource`]: where `FROM` finds images (the engine fills it in) |
+//! | [`events`] | [`BuildEvents`]: what a build tells while it goes on |
+//! | [`cancel`] | [`Cancel`]: how a build is stopped |
+//! | `plan` | the stages, and finding one by what the user calls it |
+//! | `evaluate`, `image_state` | instructions to steps and image configs: variables, images, triggers |
+//! | `graph` | the steps, of the kinds that LLB has |
+//! | `cache_key`, `cache`, `stat_cache` | what a step's result is filed under; what need not be read again |
+//! | [`solve`] | [`build`]: runs the steps, several at once |
+//! | `steps` | what each kind of step does |
+//! | `files` | from sources to a layer in one pass, without a mount |
+//! | `layers`, `sink` | what a step makes: unpacked only when somebody must see it |
+//! | `assemble` | layers and config to an image in the store |
+//! | [`error`] | [`BuildError`], with the lines of the Dockerfile |
+//!
+//! **Invariant:** nothing here prints, reads the environment or asks for the time.
+
+pub mod context;
+pub mod request;
+mod stat_cache;
+
+pub mod dockerfile;
+pub mod ignore;
+
+mod evaluate;
+mod graph;
+mod image_state;
+mod plan;
+mod ports;
+
+mod cache;
+mod cache_key;
+pub mod solve;
+mod steps;
+
+mod files;
+mod layers;
+mod sink;
+
+mod assemble;
+
+#[cfg(test)]
+mod tests;
+
+pub mod cancel;
+pub mod error;
+pub mod events;
+pub mod executor;
+mod fault;
+mod go;
+pub mod source;
+
+pub use cancel::{Cancel, CancelGuard};
+pub use context::Context;
+pub use error::{BuildError, Diagnostic};
+pub use events::{BuildEvent, BuildEvents, Outcome, PlannedStep, StepId};
+pub use executor::{
+    AddedHost, ExecStep, ExecuteError, Executor, ExitStatus, MountKind, Network, Overlay, Security, StepMount, Stream,
+    Ulimit,
+};
+pub use request::{Allowed, BuildRequest, Built, BuiltImage, DockerfileSource, NamedContext, PullPolicy, SecretSource};
+pub use solve::build;
+pub use source::{ImageSource, ImageSourceError};

@@ -1,0 +1,411 @@
+//! [`build`]: from a request to images in the store.
+//!
+//! Steps run as soon as those they need are done, several at once. The first failure stops the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use oci::Platform;
+use store::Store;
+
+use crate::assemble::assemble;
+use crate::cancel::Cancel;
+use crate::context::LazyContext;
+use crate::dockerfile::{self, Dockerfile, ParseError, Span};
+use crate::error::{BuildError, Diagnostic};
+use crate::evaluate::{Evaluation, Evaluator, parse_epoch};
+use crate::events::{BuildEvent, BuildEvents, Outcome, PlannedStep, StepId};
+use crate::executor::Executor;
+use crate::fault::{Fault, StepError};
+use crate::graph::{Graph, StepIndex, StepKind};
+use crate::image_state::ImageState;
+use crate::layers::Layers;
+use crate::plan::Plan;
+use crate::request::{BuildRequest, Built, NamedContext};
+use crate::source::ImageSource;
+use crate::steps::{self, Bench, Made, Workshop, timestamp};
+
+/// Builds what the request asks for, and puts the images into the store without a name.
+///
+/// Blocks until everything has ended; call it from a thread that may.
+///
+/// # Times
+///
+/// A layer of `RUN` is made at `request.now`; the cache keeps that time, so building again without changes gives the very
+/// same image. A layer of `COPY` or `ADD` is as old as the newest file in it, and so are the folders made for it: it has
+/// the same digest on any machine that has the same files. A line of history that makes no layer takes the time of the
+/// line before. With `SOURCE_DATE_EPOCH` all of these, and all files that would be newer, are of that time.
+///
+/// # Errors
+///
+/// The first thing that went wrong; whatever ran beside it has been stopped.
+pub fn build(
+    request: &BuildRequest,
+    store: &Store,
+    executor: &dyn Executor,
+    images: &dyn ImageSource,
+    events: &dyn BuildEvents,
+    cancel: &Cancel,
+) -> Result<Built, BuildError> {
+    let text: Arc<str> = String::from_utf8_lossy(&request.dockerfile.bytes).into();
+    let place = Place { file: &request.dockerfile.name, text };
+    let parsed = dockerfile::parse(&request.dockerfile.bytes).map_err(|error| place.parse_error(error))?;
+    check_syntax(&parsed)
+        .map_err(|(fault, line)| place.error(fault, Some(&Span { first_line: line, last_line: line, bytes: 0..0 })))?;
+    warn(&parsed, events);
+    let plan = Plan::of(&parsed).map_err(|fault| place.error(fault, None))?;
+    let target = plan.target(request.target.as_deref()).map_err(|fault| place.error(fault, None))?;
+    let mut graph = Graph::default();
+    let platforms = if request.platforms.is_empty() { vec![Platform::host()] } else { request.platforms.clone() };
+    let locate = |fault: Fault, span: Option<&Span>| place.diagnostic(fault, span);
+    let evaluation =
+        Evaluation { request, plan: &plan, escape: parsed.directives.escape, images, events, locate: &locate };
+    let given = request.build_args.get("SOURCE_DATE_EPOCH").map(|text| parse_epoch(text)).transpose();
+    let given = given.map_err(|fault| place.error(fault, None))?.flatten();
+    let mut epoch = request.source_date_epoch.or(given);
+    let mut states: Vec<(Platform, ImageState)> = Vec::new();
+    for platform in &platforms {
+        let mut evaluator =
+            Evaluator::new(&evaluation, platform, platforms.len() > 1, &mut graph).map_err(|error| *error)?;
+        epoch = epoch.or(evaluator.epoch());
+        let state = evaluator.stage(target).map_err(|error| *error)?;
+        if states.is_empty() {
+            evaluator.warn_of_unused_args();
+        }
+        states.push((platform.clone(), state));
+    }
+    let ignore = request.dockerfile.ignore.clone();
+    let stop = Cancel::new();
+    let stopper = stop.clone();
+    let _forwards = cancel.on_cancel(move || stopper.cancel());
+    let files = |(name, context): (&String, &NamedContext)| match context {
+        NamedContext::Files(context) => Some((name.clone(), LazyContext::new(context.clone(), None))),
+        NamedContext::Image(_) => None,
+    };
+    let workshop = Workshop {
+        request,
+        store,
+        executor,
+        context: LazyContext::new(request.context.clone(), ignore),
+        named_contexts: request.named_contexts.iter().filter_map(files).collect(),
+        epoch,
+        cancel: stop,
+        emptied_caches: Mutex::default(),
+    };
+    let wanted: Vec<StepIndex> = states.iter().filter_map(|(_, state)| state.top).collect();
+    let results = Solver::new(&graph, &wanted, &workshop, events, &place).run()?;
+    for context in std::iter::once(&workshop.context).chain(workshop.named_contexts.values()) {
+        // What cannot be remembered is merely read again next time.
+        if let Err(fault) = context.save(store, request.now) {
+            let message = format!("cannot remember the context's files: {}", fault.message);
+            events.event(BuildEvent::Warning { message, lines: None });
+        }
+    }
+    let epoch = epoch.map(timestamp);
+    let mut built = Built { images: Vec::new() };
+    for (platform, state) in &states {
+        let empty = Arc::new(Layers::default());
+        let layers = state.top.and_then(|top| results.get(&top)).unwrap_or(&empty);
+        let created = |step: StepIndex| {
+            results.get(&step).and_then(|layers| layers.created).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+        };
+        let config = state.finish(&request.labels, layers.diff_ids(), &created, epoch);
+        built.images.push(assemble(store, platform, config, layers).map_err(|fault| place.error(fault, None))?);
+    }
+    Ok(built)
+}
+
+/// Refuses a `# syntax=` that is not the language built in here. The one that is never needs a registry.
+fn check_syntax(dockerfile: &Dockerfile) -> Result<(), (Fault, u32)> {
+    let Some(syntax) = &dockerfile.directives.syntax else { return Ok(()) };
+    let image = syntax.value.split_whitespace().next().unwrap_or_default();
+    let name = image.strip_prefix("docker.io/").unwrap_or(image);
+    let name = name.split(['@', ':']).next().unwrap_or_default();
+    if ["docker/dockerfile", "docker/dockerfile-upstream"].contains(&name) {
+        return Ok(());
+    }
+    let fault = Fault::new(format!("syntax `{image}` is not supported"));
+    Err((
+        fault.hint("only the language of docker/dockerfile is built in; take the directive out to use it"),
+        syntax.line,
+    ))
+}
+
+fn warn(dockerfile: &Dockerfile, events: &dyn BuildEvents) {
+    for warning in &dockerfile.warnings {
+        let message = format!("{}: {}", warning.rule.name(), warning.message);
+        let lines = Some(warning.span.first_line as usize..=warning.span.last_line as usize);
+        events.event(BuildEvent::Warning { message, lines });
+    }
+}
+
+/// The Dockerfile, for messages.
+struct Place<'a> {
+    file: &'a str,
+    text: Arc<str>,
+}
+
+impl Place<'_> {
+    fn diagnostic(&self, fault: Fault, span: Option<&Span>) -> Diagnostic {
+        Diagnostic {
+            message: fault.message,
+            file: self.file.to_owned(),
+            text: self.text.clone(),
+            lines: span.map(|span| span.first_line as usize..=span.last_line as usize),
+            bytes: None,
+            causes: fault.causes,
+            log: Vec::new(),
+            hint: fault.hint,
+        }
+    }
+
+    fn error(&self, fault: Fault, span: Option<&Span>) -> BuildError {
+        BuildError::Refused(Box::new(self.diagnostic(fault, span)))
+    }
+
+    fn parse_error(&self, error: ParseError) -> BuildError {
+        let suggestion = error.suggestion.map(|word| format!("did you mean `{word}`?"));
+        let fault = Fault { hint: suggestion.or(error.hint), ..Fault::new(error.message) };
+        let span = (error.span.first_line > 0).then_some(&error.span);
+        self.error(fault, span)
+    }
+
+    fn step_error(&self, error: StepError, span: Option<&Span>) -> BuildError {
+        match error {
+            StepError::Cancelled => BuildError::Cancelled,
+            StepError::Fault(fault) => self.error(fault, span),
+            StepError::Process { command, exit_code, out_of_memory, log } => {
+                let command = crate::go::quote(&command);
+                let message = format!("process {command} did not complete successfully: exit code: {exit_code}");
+                let mut fault = Fault::new(message);
+                if out_of_memory {
+                    fault = fault.hint("the kernel killed it because memory ran out");
+                } else if exit_code == 127 {
+                    fault = fault.hint("127 means that a command was not found: is it installed in this stage?");
+                }
+                let diagnostic = Box::new(Diagnostic { log, ..self.diagnostic(fault, span) });
+                BuildError::ProcessFailed { diagnostic, exit_code }
+            }
+        }
+    }
+}
+
+type Results = BTreeMap<StepIndex, Arc<Layers>>;
+
+/// Runs the steps of a graph.
+struct Solver<'a> {
+    graph: &'a Graph,
+    /// For each step that is to run, the steps that it needs.
+    needs: BTreeMap<StepIndex, Vec<StepIndex>>,
+    /// For each step, those that need it.
+    dependents: BTreeMap<StepIndex, Vec<StepIndex>>,
+    workshop: &'a Workshop<'a>,
+    events: &'a dyn BuildEvents,
+    place: &'a Place<'a>,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Progress {
+    results: Results,
+    /// Steps whose needs are done.
+    ready: BTreeSet<StepIndex>,
+    /// For each step that cannot run yet, how many it waits for.
+    waiting: BTreeMap<StepIndex, usize>,
+    /// How many run right now.
+    running: usize,
+    failed: Option<BuildError>,
+}
+
+impl<'a> Solver<'a> {
+    /// Finds out what the wanted steps need.
+    fn new(
+        graph: &'a Graph,
+        wanted: &[StepIndex],
+        workshop: &'a Workshop<'a>,
+        events: &'a dyn BuildEvents,
+        place: &'a Place<'a>,
+    ) -> Self {
+        let mut needs = BTreeMap::new();
+        let mut dependents: BTreeMap<StepIndex, Vec<StepIndex>> = BTreeMap::new();
+        let mut open = wanted.to_vec();
+        while let Some(step) = open.pop() {
+            if needs.contains_key(&step) {
+                continue;
+            }
+            let needed = graph.steps[step].kind.needs();
+            needed.iter().for_each(|need| dependents.entry(*need).or_default().push(step));
+            open.extend(&needed);
+            needs.insert(step, needed);
+        }
+        let (progress, changed) = (Mutex::default(), Condvar::new());
+        Self { graph, needs, dependents, workshop, events, place, progress, changed }
+    }
+
+    /// Runs the steps, and returns what each made.
+    fn run(self) -> Result<Results, BuildError> {
+        self.events.event(BuildEvent::Planned { steps: self.planned() });
+        let mut progress = self.lock();
+        for (step, needs) in &self.needs {
+            if needs.is_empty() {
+                progress.ready.insert(*step);
+            } else {
+                progress.waiting.insert(*step, needs.len());
+            }
+        }
+        let forks = self.dependents.values().map(Vec::len).max().unwrap_or(0);
+        let widest = progress.ready.len().max(forks);
+        drop(progress);
+        let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let most =
+            if self.workshop.request.parallelism == 0 { processors() } else { self.workshop.request.parallelism };
+        // A chain of steps needs no threads.
+        std::thread::scope(|scope| {
+            for _ in 1..most.min(widest) {
+                scope.spawn(|| self.work());
+            }
+            self.work();
+        });
+        let progress = self.progress.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match progress.failed {
+            Some(error) => Err(error),
+            None => Ok(progress.results),
+        }
+    }
+
+    fn planned(&self) -> Vec<PlannedStep> {
+        let planned = self.needs.iter().filter(|(step, _)| self.is_shown(**step)).map(|(step, needs)| {
+            let node = &self.graph.steps[*step];
+            let needs = needs.iter().copied().map(StepId).collect();
+            let lines = node.span.as_ref().map(|span| span.first_line as usize..=span.last_line as usize);
+            PlannedStep { id: StepId(*step), name: node.name.clone(), needs, lines }
+        });
+        planned.collect()
+    }
+
+    /// Tells whether people want to see a step: stacking layers is no work.
+    fn is_shown(&self, step: StepIndex) -> bool {
+        !matches!(self.graph.steps[step].kind, StepKind::Merge { .. } | StepKind::Diff { .. })
+    }
+
+    fn work(&self) {
+        let mut progress = self.lock();
+        loop {
+            if progress.failed.is_none() && self.workshop.cancel.is_cancelled() {
+                progress.failed = Some(BuildError::Cancelled);
+                self.changed.notify_all();
+            }
+            if progress.failed.is_some() {
+                return;
+            }
+            let Some(step) = progress.ready.pop_first() else {
+                if progress.running == 0 {
+                    return;
+                }
+                progress = self.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            progress.running += 1;
+            let results = self.needs[&step]
+                .iter()
+                .filter_map(|need| Some((*need, progress.results.get(need)?.clone())))
+                .collect();
+            drop(progress);
+            let running = Running(self);
+            let made = self.step(step, results);
+            drop(running);
+            progress = self.lock();
+            match made {
+                Ok(layers) => self.done(&mut progress, step, layers),
+                Err(error) => {
+                    progress.failed.get_or_insert(error);
+                    self.workshop.cancel.cancel();
+                }
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    /// Notes that a step is over, and that all is lost when it is because of a panic: nobody must wait for it.
+    fn over(&self) {
+        let mut progress = self.lock();
+        progress.running -= 1;
+        if std::thread::panicking() {
+            progress.failed.get_or_insert(BuildError::Cancelled);
+            self.workshop.cancel.cancel();
+            self.changed.notify_all();
+        }
+    }
+
+    fn done(&self, progress: &mut Progress, step: StepIndex, layers: Layers) {
+        progress.results.insert(step, Arc::new(layers));
+        for dependent in self.dependents.get(&step).into_iter().flatten() {
+            if let Some(left) = progress.waiting.get_mut(dependent) {
+                *left -= 1;
+                if *left == 0 {
+                    progress.waiting.remove(dependent);
+                    progress.ready.insert(*dependent);
+                }
+            }
+        }
+    }
+
+    fn step(&self, index: StepIndex, results: Results) -> Result<Layers, BuildError> {
+        let step = &self.graph.steps[index];
+        let id = StepId(index);
+        let shown = self.is_shown(index);
+        let started = Instant::now();
+        if shown {
+            self.events.event(BuildEvent::StepStarted { id });
+        }
+        let output = |stream, bytes: &[u8]| self.events.event(BuildEvent::Output { id, stream, bytes });
+        let bench = Bench {
+            workshop: self.workshop,
+            results,
+            ignore_cache: step.ignore_cache,
+            name: &step.name,
+            output: &output,
+        };
+        let stack = |layers| Ok(Made { layers, cached: false });
+        let made = match &step.kind {
+            StepKind::Source(source) => stack(steps::from::source(source)),
+            StepKind::Exec(operation) => steps::run::run(operation, &bench),
+            StepKind::Copy(operation) => steps::copy::run(operation, &bench),
+            StepKind::MakeFolder(operation) => steps::workdir::run(operation, &bench),
+            StepKind::Merge { base, top } => {
+                let top = bench.layers(Some(*top)).expect("a step runs after those it needs");
+                stack(steps::from::merge(bench.layers(*base).map(Arc::as_ref), top))
+            }
+            StepKind::Diff { lower, upper } => {
+                let upper = bench.layers(Some(*upper)).expect("a step runs after those it needs");
+                stack(steps::from::diff(bench.layers(*lower).map(Arc::as_ref), upper))
+            }
+        };
+        let made = made.map_err(|error| self.place.step_error(error, step.span.as_ref()));
+        if shown {
+            let outcome = match &made {
+                Ok(Made { cached: true, .. }) => Outcome::Cached,
+                Ok(_) => Outcome::Done,
+                Err(BuildError::Cancelled) => Outcome::Cancelled,
+                Err(error) => Outcome::Failed { message: error.to_string() },
+            };
+            self.events.event(BuildEvent::StepFinished { id, outcome, took: started.elapsed() });
+        }
+        made.map(|made| made.layers)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A step that runs.
+struct Running<'a>(&'a Solver<'a>);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.over();
+    }
+}

@@ -1,0 +1,219 @@
+//! `COPY` and `ADD`: straight from the sources into a layer.
+//!
+//! Nothing is mounted and nothing is unpacked but what is copied from. The cache is asked twice: first by where the files
+//! come from, when that is a stage that is known not to have changed; then by what they hold.
+
+use std::sync::Arc;
+
+use layer::NodeKind;
+use oci::users::Users;
+
+use super::{Bench, Made, timestamp};
+use crate::cache::{self, Record};
+use crate::cache_key::{CacheKey, KeyWriter};
+use crate::fault::{Fault, StepError};
+use crate::files::changes::{Changes, Times};
+use crate::files::content;
+use crate::files::copy::{self, Collected, Manner};
+use crate::files::source::SourceTree;
+use crate::files::unpack::{self, Archive};
+use crate::files::view::View;
+use crate::graph::{CopyOperation, CopySource, Origin};
+use crate::layers::Layers;
+use crate::sink::LayerSink;
+
+/// A source that was opened and walked.
+struct Walked<'a> {
+    tree: Arc<SourceTree>,
+    found: Vec<Collected>,
+    source: &'a CopySource,
+}
+
+/// Copies.
+pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, StepError> {
+    let base = bench.layers(operation.base).map(Arc::as_ref);
+    let mode = operation.chmod.as_deref().map(str::parse).transpose()?;
+    let quick = quick_key(operation, base, bench);
+    if let Some(quick) = &quick
+        && let Some(made) = bench.cached(quick, base)?
+    {
+        return Ok(made);
+    }
+    let mut walked = Vec::new();
+    for source in &operation.sources {
+        let (tree, found) = match source {
+            CopySource::Files { origin, selection } => {
+                let tree = bench.source(origin)?;
+                let found = copy::collect(&tree, selection)?;
+                (tree, found)
+            }
+            CopySource::Inline { .. } => {
+                (Layers::default().source(bench.workshop.store, &bench.workshop.cancel)?, Vec::new())
+            }
+        };
+        walked.push(Walked { tree, found, source });
+    }
+    // Files of which no digest is known are read only once: when something like this was never copied before, no cache
+    // record can have its key, so the digests come from writing the layer.
+    let definition = definition_key(operation, bench.workshop.epoch);
+    let is_known = walked.iter().all(|walked| content::is_known(&walked.tree, &walked.found));
+    let tried = is_known || cache::was_tried(bench.workshop.store, &definition)?;
+    if tried {
+        let key = content_key(operation, base, &walked, bench)?;
+        if let Some(made) = bench.cached(&key, base)? {
+            if let Some(quick) = &quick {
+                keep_again(&made, quick, base, bench)?;
+            }
+            return Ok(made);
+        }
+    }
+    let view = match base {
+        Some(base) => base.view(bench.workshop.store, &bench.workshop.cancel)?,
+        None => View::empty(),
+    };
+    let owner = operation.chown.as_deref().map(|owner| self::owner(&view, owner)).transpose()?;
+    let manner = Manner { owner, mode };
+    let made = write(operation, base, &walked, Changes::new(view), &manner, bench)?;
+    let key = content_key(operation, base, &walked, bench)?;
+    let (layers, record) = made;
+    let keys: Vec<&CacheKey> = [Some(&key), quick.as_ref()].into_iter().flatten().collect();
+    bench.keep(&keys, base, &record)?;
+    if !tried {
+        cache::tried(bench.workshop.store, &definition)?;
+    }
+    Ok(Made { layers, cached: false })
+}
+
+fn write(
+    operation: &CopyOperation,
+    base: Option<&Layers>,
+    walked: &[Walked<'_>],
+    mut changes: Changes,
+    manner: &Manner,
+    bench: &Bench<'_>,
+) -> Result<(Layers, Record), StepError> {
+    let destination = operation.destination.as_str();
+    let mut call = 0;
+    for Walked { tree, found, source } in walked {
+        if let CopySource::Inline { name, content } = source {
+            copy::apply_inline(&mut changes, name, content.clone(), destination, manner)?;
+        }
+        for found in found {
+            call += 1;
+            if operation.unpack && found.root.kind == NodeKind::File && unpack::is_archive(tree, &found.root)? {
+                let spool = bench.workshop.store.home();
+                let archive = Archive { source: tree, node: &found.root, owner: manner.owner, call, spool };
+                unpack::apply(&mut changes, &archive, destination, &bench.workshop.cancel)?;
+            } else {
+                copy::apply(&mut changes, tree, found, destination, manner, call)?;
+            }
+        }
+    }
+    let fallback = base.and_then(|base| base.created).map_or(0, jiff::Timestamp::as_second);
+    let times = Times { fallback, epoch: bench.workshop.epoch };
+    let created = timestamp(changes.created(times));
+    let mut sink = LayerSink::new(bench.workshop.store.blobs(), &bench.workshop.cancel);
+    let entries = changes.write(&mut sink, times, &bench.workshop.cancel)?;
+    let (digest, size) = sink.commit()?;
+    let record = Record { diff_id: oci::DiffId(digest), size, created, step: bench.name.to_owned() };
+    let layers = Layers::then(base, &record);
+    layers.set_index(entries);
+    Ok((layers, record))
+}
+
+/// Files a result that was found under the quick key as well.
+fn keep_again(made: &Made, quick: &CacheKey, base: Option<&Layers>, bench: &Bench<'_>) -> Result<(), Fault> {
+    let (Some(top), Some(created)) = (made.layers.stack.last(), made.layers.created) else { return Ok(()) };
+    let record = Record { diff_id: top.diff_id.clone(), size: top.blob.size, created, step: bench.name.to_owned() };
+    bench.keep(&[quick], base, &record)
+}
+
+/// Finds whom `--chown` names in the layers below.
+pub(crate) fn owner(view: &View, owner: &str) -> Result<(u32, u32), Fault> {
+    let read = |path: &[u8]| -> Result<String, Fault> {
+        let bytes = view.read_small(path, MAX_USERS)?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if owner.split(':').all(is_number) {
+        return Ok(Users::default().owner(owner)?);
+    }
+    let (passwd, group) = (read(b"etc/passwd")?, read(b"etc/group")?);
+    Ok(Users { passwd: &passwd, group: &group }.owner(owner)?)
+}
+
+/// The most that is read of `/etc/passwd` and `/etc/group`.
+pub(crate) const MAX_USERS: u64 = 10 << 20;
+
+/// What is asked for, without what the sources hold.
+fn write_definition(key: &mut KeyWriter, operation: &CopyOperation, epoch: Option<i64>) {
+    let CopyOperation { base: _, sources: _, destination, chown, chmod, unpack } = operation;
+    key.text("destination", destination);
+    key.option("chown", chown.as_deref());
+    key.option("chmod", chmod.as_deref());
+    key.flag("unpack", *unpack);
+    key.option("epoch", epoch.map(|epoch| epoch.to_string()).as_deref());
+}
+
+fn write_selections(key: &mut KeyWriter, operation: &CopyOperation) {
+    for source in &operation.sources {
+        match source {
+            CopySource::Files { origin: _, selection } => {
+                key.bytes("path", &selection.path);
+                key.option("include", selection.include.as_deref());
+                key.list("exclude", &selection.exclude);
+                key.flag("literal", selection.literal);
+            }
+            CopySource::Inline { name, content } => {
+                key.text("inline", name);
+                key.bytes("content", content);
+            }
+        }
+    }
+}
+
+/// The key by where the files come from; `None` when they come from a context, of which only the content says anything.
+fn quick_key(operation: &CopyOperation, base: Option<&Layers>, bench: &Bench<'_>) -> Option<CacheKey> {
+    let mut key = KeyWriter::new("copy by origin", base.and_then(Layers::chain));
+    write_definition(&mut key, operation, bench.workshop.epoch);
+    write_selections(&mut key, operation);
+    for source in &operation.sources {
+        let CopySource::Files { origin, .. } = source else { continue };
+        let Origin::Step(step) = origin else { return None };
+        let chain = bench.layers(*step).and_then(|layers| layers.chain());
+        key.option("origin", chain.map(ToString::to_string).as_deref());
+    }
+    Some(key.finish())
+}
+
+/// The key of all steps that differ only by what their sources hold.
+fn definition_key(operation: &CopyOperation, epoch: Option<i64>) -> CacheKey {
+    let mut key = KeyWriter::new("copy was tried", None);
+    write_definition(&mut key, operation, epoch);
+    write_selections(&mut key, operation);
+    key.finish()
+}
+
+/// The key by what the sources hold.
+fn content_key(
+    operation: &CopyOperation,
+    base: Option<&Layers>,
+    walked: &[Walked<'_>],
+    bench: &Bench<'_>,
+) -> Result<CacheKey, StepError> {
+    let mut key = KeyWriter::new("copy", base.and_then(Layers::chain));
+    write_definition(&mut key, operation, bench.workshop.epoch);
+    for walked in walked {
+        match walked.source {
+            CopySource::Files { selection, .. } => {
+                key.flag("include", selection.include.is_some());
+                content::write(&mut key, &walked.tree, &walked.found, &bench.workshop.cancel)?;
+            }
+            CopySource::Inline { name, content } => {
+                key.text("inline", name);
+                key.bytes("content", content);
+            }
+        }
+    }
+    Ok(key.finish())
+}

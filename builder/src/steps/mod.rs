@@ -1,0 +1,103 @@
+//! What each kind of step does, one file a kind. Each takes the layers of the steps it needs and gives its own.
+
+pub(crate) mod copy;
+pub(crate) mod from;
+pub(crate) mod mount;
+pub(crate) mod run;
+pub(crate) mod workdir;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use store::Store;
+
+use crate::cache::{self, Record};
+use crate::cache_key::CacheKey;
+use crate::cancel::Cancel;
+use crate::context::LazyContext;
+use crate::executor::{Executor, Stream};
+use crate::fault::{Fault, StepError};
+use crate::files::source::SourceTree;
+use crate::graph::{Origin, StepIndex};
+use crate::layers::Layers;
+use crate::request::BuildRequest;
+
+/// What all steps of a build share.
+pub(crate) struct Workshop<'a> {
+    pub(crate) request: &'a BuildRequest,
+    pub(crate) store: &'a Store,
+    pub(crate) executor: &'a dyn Executor,
+    pub(crate) context: LazyContext,
+    pub(crate) named_contexts: BTreeMap<String, LazyContext>,
+    /// `SOURCE_DATE_EPOCH`.
+    pub(crate) epoch: Option<i64>,
+    pub(crate) cancel: Cancel,
+    /// Folders of caches that were emptied in this build (`--no-cache`), which happens once.
+    pub(crate) emptied_caches: Mutex<HashSet<PathBuf>>,
+}
+
+/// What one step gets to work with.
+pub(crate) struct Bench<'a> {
+    pub(crate) workshop: &'a Workshop<'a>,
+    /// The results of the steps that it needs.
+    pub(crate) results: BTreeMap<StepIndex, Arc<Layers>>,
+    pub(crate) ignore_cache: bool,
+    /// What the cache's records call it.
+    pub(crate) name: &'a str,
+    /// Takes what a process prints.
+    pub(crate) output: &'a (dyn Fn(Stream, &[u8]) + Send + Sync),
+}
+
+/// What a step made, and whether it had to.
+pub(crate) struct Made {
+    pub(crate) layers: Layers,
+    pub(crate) cached: bool,
+}
+
+impl Bench<'_> {
+    /// Returns what a step made that this one needs.
+    pub(crate) fn layers(&self, step: Option<StepIndex>) -> Option<&Arc<Layers>> {
+        step.and_then(|step| self.results.get(&step))
+    }
+
+    /// Finds the result of a key.
+    pub(crate) fn cached(&self, key: &CacheKey, base: Option<&Layers>) -> Result<Option<Made>, Fault> {
+        if self.ignore_cache {
+            return Ok(None);
+        }
+        let record = cache::get(self.workshop.store, key)?;
+        Ok(record.map(|record| Made { layers: Layers::then(base, &record), cached: true }))
+    }
+
+    /// Files a result under its keys.
+    pub(crate) fn keep(&self, keys: &[&CacheKey], base: Option<&Layers>, record: &Record) -> Result<(), Fault> {
+        let below = base.map(Layers::diff_ids).unwrap_or_default();
+        keys.iter().try_for_each(|key| cache::put(self.workshop.store, key, &below, record))
+    }
+
+    /// Opens where files come from.
+    pub(crate) fn source(&self, origin: &Origin) -> Result<Arc<SourceTree>, StepError> {
+        let Workshop { store, cancel, .. } = self.workshop;
+        match origin {
+            Origin::Context => Ok(self.workshop.context.open(store)?),
+            Origin::Named(name) => {
+                let context = self.workshop.named_contexts.get(name);
+                Ok(context.ok_or_else(|| Fault::new(format!("there is no context `{name}`")))?.open(store)?)
+            }
+            Origin::Step(step) => match self.layers(*step) {
+                Some(layers) => layers.source(store, cancel),
+                None => Layers::default().source(store, cancel),
+            },
+        }
+    }
+}
+
+/// Makes a time of seconds; what is out of range is the nearest.
+pub(crate) fn timestamp(seconds: i64) -> jiff::Timestamp {
+    jiff::Timestamp::from_second(seconds).unwrap_or(if seconds < 0 {
+        jiff::Timestamp::MIN
+    } else {
+        jiff::Timestamp::MAX
+    })
+}

@@ -1,0 +1,305 @@
+//! `RUN`: a process on a writable overlay, and the layer of what it changed.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use layer::{PackOptions, Timestamp, Tree};
+use oci::users::{ProcessUser, Users};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+
+use super::copy::MAX_USERS;
+use super::mount::{self, is_whiteout};
+use super::{Bench, Made, timestamp};
+use crate::cache::Record;
+use crate::cache_key::{CacheKey, KeyWriter};
+use crate::executor::{ExecStep, ExecuteError, Overlay, Stream};
+use crate::fault::{Fault, StepError};
+use crate::files::path::{ancestors, lossy};
+use crate::graph::{ExecOperation, MountOperation, MountSource, Origin};
+use crate::image_state::DEFAULT_PATH;
+use crate::layers::Layers;
+use crate::sink::LayerSink;
+
+/// Runs the process, unless the cache knows what comes of it.
+pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, StepError> {
+    let store = bench.workshop.store;
+    let base = bench.layers(operation.base).map(Arc::as_ref);
+    let key = key(operation, base, bench);
+    if let Some(made) = bench.cached(&key, base)? {
+        return Ok(made);
+    }
+    let empty = Layers::default();
+    let snapshot = base.unwrap_or(&empty).snapshot(store, &bench.workshop.cancel)?;
+    let tree = snapshot.tree()?;
+    let prepared = mount::prepare(operation, bench)?;
+    let user = user(&tree, &operation.user)?;
+    let active = store.snapshots().begin(&snapshot)?;
+    let stubs = Stubs::before(&tree, &prepared.mounts.iter().map(|mount| mount.target.as_str()).collect::<Vec<_>>())?;
+    let request = bench.workshop.request;
+    let tail = Tail::default();
+    let output = |stream: Stream, bytes: &[u8]| {
+        tail.push(bytes);
+        (bench.output)(stream, bytes);
+    };
+    let step = ExecStep {
+        rootfs: Overlay { lower: active.lower(), upper: active.upper(), work: active.work() },
+        argv: operation.argv.clone(),
+        env: environment(operation, &prepared.env, &user),
+        cwd: operation.cwd.clone(),
+        user,
+        hostname: operation.hostname.clone(),
+        mounts: prepared.mounts.clone(),
+        network: operation.network,
+        security: operation.security,
+        shm_size: request.shm_size,
+        ulimits: &request.ulimits,
+        add_hosts: &request.add_hosts,
+        cgroup_parent: request.cgroup_parent.as_deref(),
+        output: &output,
+        cancel: &bench.workshop.cancel,
+    };
+    let status = match bench.workshop.executor.execute(&step) {
+        Ok(status) => status,
+        Err(ExecuteError::Cancelled) => return Err(StepError::Cancelled),
+        Err(error @ ExecuteError::Start(_)) => {
+            let mut fault = Fault::because(String::new(), &error);
+            fault.message = format!("process \"{}\" could not be started", operation.title);
+            fault.causes.remove(0);
+            return Err(fault.into());
+        }
+    };
+    if status.code != 0 {
+        return Err(StepError::Process {
+            command: operation.title.clone(),
+            exit_code: status.code,
+            out_of_memory: status.out_of_memory,
+            log: tail.lines(),
+        });
+    }
+    drop(prepared);
+    stubs.remove(&active.upper()).map_err(|error| Fault::because("cannot tidy up after the process", &error))?;
+    let mut sink = LayerSink::new(store.blobs(), &bench.workshop.cancel);
+    let options = PackOptions { clamp_mtime: bench.workshop.epoch, ..PackOptions::default() };
+    layer::write_diff(&active.upper(), &tree, &mut sink, &options)?;
+    let (digest, size) = sink.commit()?;
+    let created = bench.workshop.epoch.map_or(request.now, timestamp);
+    let record = Record { diff_id: oci::DiffId(digest), size, created, step: bench.name.to_owned() };
+    let layers = Layers::then(base, &record);
+    layers.set_snapshot(active.commit(&record.diff_id)?);
+    bench.keep(&[&key], base, &record)?;
+    Ok(Made { layers, cached: false })
+}
+
+/// Finds whom `USER` names.
+fn user(tree: &Tree, user: &str) -> Result<ProcessUser, Fault> {
+    let read = |path: &str| -> Result<String, Fault> {
+        // A folder or a device of that name is as good as no file.
+        let bytes = match tree.read_small(path, MAX_USERS) {
+            Err(layer::TreeError::NotAFile { .. }) => None,
+            other => other?,
+        };
+        Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
+    };
+    let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);
+    let users = Users { passwd: &passwd, group: &group };
+    let mut user = users.process_user(user)?;
+    // As containerd does it: the primary group is among the supplementary ones.
+    if !user.additional_gids.contains(&user.gid) {
+        user.additional_gids.insert(0, user.gid);
+    }
+    Ok(user)
+}
+
+fn environment(operation: &ExecOperation, secrets: &[(String, String)], user: &ProcessUser) -> Vec<(String, String)> {
+    let mut env = operation.env.clone();
+    let mut set = |name: &str, value: &str, replace: bool| match env.iter_mut().find(|(other, _)| other == name) {
+        Some((_, old)) if replace => value.clone_into(old),
+        Some(_) => {}
+        None => env.push((name.to_owned(), value.to_owned())),
+    };
+    set("PATH", DEFAULT_PATH, false);
+    operation.hidden_env.iter().for_each(|(name, value)| set(name, value, false));
+    secrets.iter().for_each(|(name, value)| set(name, value, true));
+    set("HOME", &user.home, false);
+    env
+}
+
+/// What decides the result (`builder.md`, K1 to K3): not proxies, addresses of hosts, values of secrets, or what caches
+/// hold.
+fn key(operation: &ExecOperation, base: Option<&Layers>, bench: &Bench<'_>) -> CacheKey {
+    let ExecOperation { base: _, argv, env, hidden_env: _, cwd, user, hostname, mounts, network, security, title: _ } =
+        operation;
+    let request = bench.workshop.request;
+    let mut key = KeyWriter::new("run", base.and_then(Layers::chain));
+    key.list("argv", argv);
+    key.list("env", env.iter().map(|(name, value)| format!("{name}={value}")));
+    key.text("cwd", cwd);
+    key.text("user", user);
+    key.text("hostname", hostname);
+    key.text("network", &format!("{network:?}"));
+    key.text("security", &format!("{security:?}"));
+    key.list("hosts", request.add_hosts.iter().map(|host| host.name.as_str()));
+    key.list("ulimits", request.ulimits.iter().map(|limit| format!("{}={}:{}", limit.name, limit.soft, limit.hard)));
+    key.option("cgroup parent", request.cgroup_parent.as_deref());
+    key.option("shm size", request.shm_size.map(|size| size.to_string()).as_deref());
+    key.option("epoch", bench.workshop.epoch.map(|epoch| epoch.to_string()).as_deref());
+    for MountOperation { target, source } in mounts {
+        key.text("target", target);
+        match source {
+            MountSource::Bind { origin, path, read_only } => {
+                key.text("bind", path);
+                key.flag("read only", *read_only);
+                let step = match origin {
+                    Origin::Step(step) => *step,
+                    Origin::Context | Origin::Named(_) => None,
+                };
+                let chain = bench.layers(step).and_then(|layers| layers.chain());
+                key.option("origin", chain.map(ToString::to_string).as_deref());
+            }
+            MountSource::Cache { id: _, sharing: _, seed: _, mode: _, uid: _, gid: _, read_only } => {
+                key.flag("cache", *read_only);
+            }
+            MountSource::Tmpfs { size } => key.option("tmpfs", size.map(|size| size.to_string()).as_deref()),
+            MountSource::Secret { id, file, env, required } => {
+                key.text("secret", id);
+                key.text("file", &format!("{file:?}"));
+                key.option("env", env.as_deref());
+                key.flag("required", *required);
+            }
+            MountSource::Script { name, content } => {
+                key.text("script", name);
+                key.bytes("content", content);
+            }
+        }
+    }
+    key.finish()
+}
+
+/// The last lines that a process printed.
+#[derive(Default)]
+struct Tail(Mutex<VecDeque<Vec<u8>>>);
+
+impl Tail {
+    const LINES: usize = 20;
+    const LONGEST: usize = 4096;
+
+    fn push(&self, bytes: &[u8]) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            match lines.back_mut() {
+                Some(last) if !last.ends_with(b"\n") => {
+                    let room = Self::LONGEST.saturating_sub(last.len());
+                    last.extend_from_slice(&piece[..piece.len().min(room)]);
+                    if piece.ends_with(b"\n") && !last.ends_with(b"\n") {
+                        last.push(b'\n');
+                    }
+                }
+                _ => lines.push_back(piece[..piece.len().min(Self::LONGEST)].to_vec()),
+            }
+            if lines.len() > Self::LINES {
+                lines.pop_front();
+            }
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().map(|line| lossy(line.trim_ascii_end())).collect()
+    }
+}
+
+/// Files and folders that exist only to mount on (`builder.md`, R13): they go again, and leave no trace in times.
+struct Stubs {
+    /// Paths that were missing, deepest first, without symbolic links on their way.
+    missing: Vec<Vec<u8>>,
+    /// Folders that were there, in which something was missing, with their times.
+    parents: Vec<(Vec<u8>, Timestamp)>,
+}
+
+/// What every container mounts.
+const ALWAYS_MOUNTED: &[&str] = &["/proc", "/sys", "/dev", "/etc/resolv.conf", "/etc/hosts"];
+
+impl Stubs {
+    /// Notes what is missing before the process runs.
+    fn before(tree: &Tree, targets: &[&str]) -> Result<Self, Fault> {
+        let mut stubs = Self { missing: Vec::new(), parents: Vec::new() };
+        for target in ALWAYS_MOUNTED.iter().chain(targets) {
+            let (path, node) = tree.resolve(target)?;
+            if node.is_some() || path.is_empty() {
+                continue;
+            }
+            stubs.missing.push(path.clone());
+            let mut found = false;
+            for above in ancestors(&path) {
+                match tree.lookup(above, layer::Follow::No)? {
+                    None => stubs.missing.push(above.to_vec()),
+                    Some(node) => {
+                        stubs.parents.push((above.to_vec(), node.mtime));
+                        found = true;
+                        break;
+                    }
+                }
+            }
+            if !found {
+                stubs.parents.push((Vec::new(), tree.root()?.mtime));
+            }
+        }
+        // Deepest first, so that a folder is empty by the time it is looked at.
+        stubs.missing.sort_by_key(|path| std::cmp::Reverse(path.clone()));
+        stubs.missing.dedup();
+        stubs.parents.sort();
+        stubs.parents.dedup();
+        Ok(stubs)
+    }
+
+    /// Removes what is still empty.
+    fn remove(&self, upper: &Path) -> io::Result<()> {
+        let at = |path: &[u8]| upper.join(std::ffi::OsStr::from_bytes(path));
+        for path in &self.missing {
+            let stub = at(path);
+            let Some(metadata) = found(std::fs::symlink_metadata(&stub))? else { continue };
+            let parent = stub.parent().unwrap_or(upper);
+            let before = std::fs::symlink_metadata(parent)?;
+            let removed = if metadata.is_dir() {
+                std::fs::remove_dir(&stub)
+            } else if metadata.is_file() && metadata.len() == 0 {
+                std::fs::remove_file(&stub)
+            } else {
+                continue;
+            };
+            match removed {
+                Ok(()) => set_mtime(parent, before.mtime(), before.mtime_nsec())?,
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for (path, mtime) in &self.parents {
+            let folder = at(path);
+            let Some(metadata) = found(std::fs::symlink_metadata(&folder))? else { continue };
+            // Where the process itself changed something, the new time is true.
+            if metadata.is_dir() && !is_whiteout(&metadata) && std::fs::read_dir(&folder)?.next().is_none() {
+                set_mtime(&folder, mtime.seconds, i64::from(mtime.nanos))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn set_mtime(path: &Path, seconds: i64, nanos: i64) -> io::Result<()> {
+    let mtime = Timespec { tv_sec: seconds, tv_nsec: nanos };
+    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let times = Timestamps { last_access: omit, last_modification: mtime };
+    Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
