@@ -1,0 +1,12 @@
+//! Images to registries and back: the server that keeps them, and the client that talks to any of them.
+//!
+//! | File | Owns |
+//! | --- | --- |
+//! | [`server`] | `slipway serve`: distribution-spec 1.1 over HTTP, kept in a `store` |
+//! | [`client`] | push, pull, login and logout, for any registry |
+//!
+//! The two share no code beyond the words of `oci`, so that a mistake in one
+//! is not hidden by the same mistake in the other.
+
+pub mod client;
+pub mod server;

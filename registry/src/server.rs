@@ -1,0 +1,371 @@
+//! `slipway serve`: distribution-spec 1.1 over HTTP, kept in a `store`.
+//!
+//! | File | Owns |
+//! | --- | --- |
+//! | `connection` | sockets: accepting, limits, HTTP/1.1 and HTTP/2, stopping |
+//! | `routes` | what a request asks for, and what that needs to be permitted |
+//! | `blobs` | reading and deleting blobs |
+//! | `uploads` | blobs on their way in |
+//! | `manifests` | manifests and what their tags name |
+//! | `tags` | lists of tags and repositories |
+//! | `referrers` | lists of manifests about another one |
+//! | `body` | bytes between sockets and disks |
+//! | `response` | answers and headers that several endpoints share |
+//! | `error` | the one table from errors to status and code |
+//!
+//! A request goes through `connection`, becomes an operation in `routes`, is permitted or not in `App::permit`,
+//! and is carried out by the function of its endpoint. All that is kept is in `store::repositories` and the blobs
+//! of the store; a server has nothing in memory that it cannot do without.
+
+mod connection;
+mod routes;
+
+mod blobs;
+mod manifests;
+mod referrers;
+mod tags;
+mod uploads;
+
+mod body;
+mod error;
+mod response;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Method, Response, header};
+use oci::RepositoryName;
+use store::{Repository, Store};
+
+pub use connection::{ServeError, Server};
+
+use error::RequestError;
+use routes::{Action, Operation};
+use uploads::{Midstates, Writers};
+
+/// What a server is started with.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Where everything is kept.
+    pub store: Store,
+    /// Where to listen; port 0 lets the system choose.
+    pub addr: SocketAddr,
+    /// What clients may do.
+    pub permissions: Permissions,
+    /// Whether images may be pushed although their config or layers are missing. Indexes always may.
+    pub sparse: bool,
+    /// How much any client may ask for.
+    pub limits: Limits,
+    /// Hears what happens.
+    pub events: Events,
+}
+
+impl ServeOptions {
+    /// Serves a store to everyone who can reach an address, with the usual limits.
+    pub fn new(store: Store, addr: SocketAddr) -> Self {
+        Self {
+            store,
+            addr,
+            permissions: Permissions { push: true, delete: true },
+            sparse: false,
+            limits: Limits::default(),
+            events: Events::default(),
+        }
+    }
+}
+
+/// What clients may do; there are no users yet, so it holds for everyone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permissions {
+    /// Whether blobs, manifests and tags can be sent.
+    pub push: bool,
+    /// Whether blobs, manifests and tags can be deleted.
+    pub delete: bool,
+}
+
+/// How much any client may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many connections are open at once; more wait to be accepted.
+    pub connections: usize,
+    /// How long a peer may stay silent while it is its turn.
+    pub inactivity: Duration,
+    /// How long requests under way may take to end after the server was told to stop.
+    pub grace: Duration,
+    /// The longest manifest, in bytes.
+    pub manifest_bytes: usize,
+    /// How long an upload stays without anything being added to it.
+    pub upload_age: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Each may have a file open beside its socket, and a process usually has 1024 descriptors.
+            connections: 400,
+            inactivity: Duration::from_secs(60),
+            grace: Duration::from_millis(800),
+            manifest_bytes: 4 * 1024 * 1024,
+            upload_age: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+/// Something that a server did.
+#[derive(Clone, Debug)]
+pub enum ServeEvent {
+    /// A request was answered; the body of the answer may still be on its way.
+    Answered {
+        /// `GET` and the like.
+        method: String,
+        /// The path and the parameters that were asked for.
+        path: String,
+        /// The status of the answer.
+        status: u16,
+        /// How long the answer took.
+        took: Duration,
+    },
+    /// A request failed because of us, not because of the client.
+    Failed {
+        /// `GET` and the like.
+        method: String,
+        /// The path and the parameters that were asked for.
+        path: String,
+        /// What went wrong, with its causes, `: ` between.
+        error: String,
+    },
+    /// Uploads that nobody went on with were thrown away.
+    UploadsExpired {
+        /// How many.
+        count: u64,
+    },
+    /// Throwing away old uploads failed; it is tried again later.
+    ExpiryFailed {
+        /// What went wrong, with its causes, `: ` between.
+        error: String,
+    },
+}
+
+/// Where a server's events go. They are told from the threads that answer, so hearing them must not take long.
+#[derive(Clone)]
+pub struct Events(Arc<dyn Fn(ServeEvent) + Send + Sync>);
+
+impl Events {
+    /// Calls a function with every event.
+    pub fn to(hear: impl Fn(ServeEvent) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+
+    fn tell(&self, event: ServeEvent) {
+        (self.0)(event);
+    }
+}
+
+impl Default for Events {
+    /// Hears nothing.
+    fn default() -> Self {
+        Self::to(|_| {})
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Events")
+    }
+}
+
+/// Listens and serves until `shutdown` is ready.
+///
+/// To learn the port that the system chose, use [`Server::bind`] and [`Server::run`].
+pub async fn serve(options: ServeOptions, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+    Server::bind(options).await?.run(shutdown).await;
+    Ok(())
+}
+
+/// Makes the routes of a registry, for a server that has its own sockets. `options.addr` is not used.
+pub fn router(options: ServeOptions) -> Router {
+    routed(options, Memory::default())
+}
+
+fn routed(options: ServeOptions, memory: Memory) -> Router {
+    let parts = Parts { options, memory, midstates: Midstates::default(), writers: Writers::default() };
+    // Names have slashes in them, so no pattern of a router fits; `routes` reads the path.
+    Router::new().fallback(answer).with_state(App { parts: Arc::new(parts) })
+}
+
+/// How much memory each connection, and each request and answer on it, may use: all share what one alone does not
+/// need.
+///
+/// A few clients get buffers as large as helps them; of hundreds each gets less, so that their sum stays the same.
+/// Requests count by themselves because HTTP/2 has many on one connection.
+#[derive(Clone, Debug, Default)]
+struct Memory {
+    sharers: Arc<AtomicUsize>,
+}
+
+impl Memory {
+    /// What the connections share for each kind of buffer.
+    const SHARED: usize = 16 * 1024 * 1024;
+    /// Below this, buffers only cost time.
+    const LEAST: usize = 64 * 1024;
+
+    /// Counts one more that shares until what is returned is dropped.
+    fn enter(&self) -> Sharer {
+        self.sharers.fetch_add(1, Ordering::Relaxed);
+        Sharer(self.clone())
+    }
+
+    /// Returns how large a buffer of one of them may be now, `most` being as large as is any use.
+    fn share(&self, most: usize) -> usize {
+        (Self::SHARED / self.sharers.load(Ordering::Relaxed).max(1)).clamp(Self::LEAST, most)
+    }
+}
+
+/// Something that shares memory and is counted.
+#[derive(Debug)]
+struct Sharer(Memory);
+
+impl Drop for Sharer {
+    fn drop(&mut self) {
+        self.0.sharers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What every request has at hand.
+#[derive(Clone, Debug)]
+struct App {
+    parts: Arc<Parts>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    options: ServeOptions,
+    memory: Memory,
+    midstates: Midstates,
+    writers: Writers,
+}
+
+impl App {
+    fn store(&self) -> &Store {
+        &self.parts.options.store
+    }
+
+    fn repository(&self, name: &RepositoryName) -> Repository {
+        self.store().repositories().get(name)
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.parts.options.limits
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.parts.memory
+    }
+
+    fn sparse(&self) -> bool {
+        self.parts.options.sparse
+    }
+
+    fn midstates(&self) -> &Midstates {
+        &self.parts.midstates
+    }
+
+    fn writers(&self) -> &Writers {
+        &self.parts.writers
+    }
+
+    /// Decides whether an operation may begin. Nothing is read or written before this.
+    fn permit(&self, operation: &Operation) -> Result<(), RequestError> {
+        let Permissions { push, delete } = self.parts.options.permissions;
+        for need in operation.needs() {
+            let permitted = match need.action {
+                Action::Pull => true,
+                Action::Push => push,
+                Action::Delete => delete,
+            };
+            if !permitted {
+                return Err(RequestError::NotPermitted { action: need.action });
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn answer(State(app): State<App>, request: Request) -> Response<Body> {
+    let began = Instant::now();
+    let _sharer = app.memory().enter();
+    let (parts, mut body) = request.into_parts();
+    let mut answer = match carry_out(&app, &parts, &mut body).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            if error.is_ours() {
+                app.parts.options.events.tell(ServeEvent::Failed {
+                    method: parts.method.to_string(),
+                    path: parts.uri.to_string(),
+                    error: chain(&error),
+                });
+            }
+            body::drain(&mut body, &parts.headers).await;
+            error.response()
+        }
+    };
+    // Docker tells a registry by this header.
+    response::set(&mut answer, header::HeaderName::from_static("docker-distribution-api-version"), "registry/2.0");
+    app.parts.options.events.tell(ServeEvent::Answered {
+        method: parts.method.to_string(),
+        path: parts.uri.to_string(),
+        status: answer.status().as_u16(),
+        took: began.elapsed(),
+    });
+    answer
+}
+
+async fn carry_out(
+    app: &App,
+    parts: &axum::http::request::Parts,
+    body: &mut Body,
+) -> Result<Response<Body>, RequestError> {
+    let (method, headers): (&Method, _) = (&parts.method, &parts.headers);
+    let operation = Operation::parse(method, &parts.uri)?;
+    app.permit(&operation)?;
+    match operation {
+        Operation::Ping => Ok(response::json("application/json", &serde_json::json!({}))),
+        Operation::ListRepositories { paging } => tags::list_repositories(app, paging).await,
+        Operation::ListTags { repository, paging } => tags::list(app, &repository, paging).await,
+        Operation::ListReferrers { repository, subject, artifact_type, paging } => {
+            referrers::list(app, &repository, subject, artifact_type, paging).await
+        }
+        Operation::ReadManifest { repository, reference } => {
+            manifests::read(app, method, headers, &repository, reference).await
+        }
+        Operation::PutManifest { repository, reference, tags } => {
+            manifests::put(app, headers, body, &repository, reference, tags).await
+        }
+        Operation::DeleteManifest { repository, reference } => manifests::delete(app, &repository, reference).await,
+        Operation::ReadBlob { repository, digest } => blobs::read(app, method, headers, &repository, digest).await,
+        Operation::DeleteBlob { repository, digest } => blobs::delete(app, &repository, digest).await,
+        Operation::StartUpload { repository, algorithm } => uploads::start(app, &repository, algorithm).await,
+        Operation::PostBlob { repository, digest } => uploads::post(app, headers, body, &repository, digest).await,
+        Operation::MountBlob { repository, digest, from, algorithm } => {
+            uploads::mount(app, &repository, digest, from, algorithm).await
+        }
+        Operation::UploadStatus { repository, id } => uploads::status(app, &repository, id).await,
+        Operation::AppendUpload { repository, id } => uploads::append(app, headers, body, &repository, id).await,
+        Operation::FinishUpload { repository, id, digest } => {
+            uploads::finish(app, headers, body, &repository, id, digest).await
+        }
+        Operation::CancelUpload { repository, id } => uploads::cancel(app, &repository, id).await,
+    }
+}
+
+/// Writes an error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

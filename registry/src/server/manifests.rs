@@ -1,0 +1,151 @@
+//! Manifests: reading, putting and deleting them, by tag or digest.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use bytes::Bytes;
+use oci::{Algorithm, Digest, Parsed, RepositoryName, Tag, media_type};
+use store::repositories::{ManifestRecord, NewManifest};
+use store::{BlobError, Repository, Store};
+
+use super::App;
+use super::body::read_all;
+use super::error::RequestError;
+use super::response::{self, not_modified};
+use super::routes::ManifestReference;
+
+/// Answers `GET` and `HEAD /v2/NAME/manifests/REFERENCE` (distribution-spec, "Pulling manifests").
+pub(crate) async fn read(
+    app: &App,
+    method: &Method,
+    headers: &HeaderMap,
+    repository: &RepositoryName,
+    reference: ManifestReference,
+) -> Result<Response<Body>, RequestError> {
+    let (store, here) = (app.store().clone(), app.repository(repository));
+    let head = *method == Method::HEAD;
+    let (digest, record, bytes) = store::blocking::run(move || {
+        let unknown = || RequestError::UnknownManifest { reference: reference.to_string() };
+        let digest = match &reference {
+            ManifestReference::Digest(digest) => digest.clone(),
+            ManifestReference::Tag(tag) => here.tag(tag)?.ok_or_else(unknown)?.digest,
+        };
+        let record = here.manifest(&digest)?.ok_or_else(unknown)?;
+        if head {
+            // "It is here" keeps a client from pushing it again, so look.
+            store.blobs().size(&digest)?.ok_or_else(unknown)?;
+            return Ok((digest, record, None));
+        }
+        match store.blobs().read(&digest, record.size) {
+            Ok(bytes) => Ok((digest, record, Some(bytes))),
+            // It can be pushed again, which heals it.
+            Err(BlobError::NotFound { .. } | BlobError::Damaged { .. }) => Err(unknown()),
+            Err(error) => Err(RequestError::from(error)),
+        }
+    })
+    .await?;
+    if not_modified(headers, &digest) {
+        return Ok(response::not_modified_answer(&digest));
+    }
+    let body = bytes.map_or_else(Body::empty, Body::from);
+    Ok(response::content(body, &record.media_type, record.size, &digest))
+}
+
+/// Answers `PUT /v2/NAME/manifests/REFERENCE[?tag=TAG…]` (distribution-spec, "Pushing Manifests").
+pub(crate) async fn put(
+    app: &App,
+    headers: &HeaderMap,
+    body: &mut Body,
+    repository: &RepositoryName,
+    reference: ManifestReference,
+    mut tags: Vec<Tag>,
+) -> Result<Response<Body>, RequestError> {
+    let limits = app.limits();
+    let bytes = read_all(body, headers, limits.manifest_bytes, app.memory(), limits.inactivity).await?;
+    let sent_as = content_type(headers);
+    let digest = match &reference {
+        ManifestReference::Digest(digest) => Some(digest.clone()),
+        ManifestReference::Tag(tag) => {
+            tags.insert(0, tag.clone());
+            None
+        }
+    };
+    let (store, here, sparse) = (app.store().clone(), app.repository(repository), app.sparse());
+    let (digest, record, tags) = store::blocking::run(move || -> Result<_, RequestError> {
+        let (digest, record) = check(&store, &here, &bytes, digest, sent_as.as_deref(), sparse)?;
+        here.put_manifest(&NewManifest { digest: &digest, bytes: &bytes, record: &record, tags: &tags })?;
+        Ok((digest, record, tags))
+    })
+    .await?;
+    let location = format!("/v2/{}/manifests/{digest}", repository.as_str());
+    let mut answer = response::created(&location, &digest);
+    if let Some(subject) = &record.subject {
+        response::set(&mut answer, response::OCI_SUBJECT, &subject.to_string());
+    }
+    for tag in tags {
+        if let Ok(tag) = HeaderValue::from_str(tag.as_str()) {
+            answer.headers_mut().append(response::OCI_TAG, tag);
+        }
+    }
+    Ok(answer)
+}
+
+/// Answers `DELETE /v2/NAME/manifests/REFERENCE`: a tag only, or a manifest with all its tags.
+pub(crate) async fn delete(
+    app: &App,
+    repository: &RepositoryName,
+    reference: ManifestReference,
+) -> Result<Response<Body>, RequestError> {
+    let here = app.repository(repository);
+    let (removed, reference) = store::blocking::run(move || {
+        let removed = match &reference {
+            ManifestReference::Tag(tag) => here.delete_tag(tag),
+            ManifestReference::Digest(digest) => here.delete_manifest(digest),
+        };
+        removed.map(|removed| (removed, reference))
+    })
+    .await?;
+    if removed {
+        Ok(response::empty(StatusCode::ACCEPTED))
+    } else {
+        Err(RequestError::UnknownManifest { reference: reference.to_string() })
+    }
+}
+
+/// Checks a manifest that was sent, and notes what it says.
+fn check(
+    store: &Store,
+    repository: &Repository,
+    bytes: &Bytes,
+    expected: Option<Digest>,
+    sent_as: Option<&str>,
+    sparse: bool,
+) -> Result<(Digest, ManifestRecord), RequestError> {
+    let algorithm = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+    let actual = Digest::of(algorithm, bytes);
+    if let Some(expected) = expected.filter(|expected| *expected != actual) {
+        return Err(RequestError::DigestMismatch { expected, actual });
+    }
+    let parsed = Parsed::parse(bytes, sent_as).map_err(|source| RequestError::BadManifest { source })?;
+    // An index may name platforms that are not here (distribution-spec, "Pushing Manifests": sparse indexes), and a
+    // subject may come later. An image without its own blobs could never be pulled.
+    if let Parsed::Manifest(manifest) = &parsed
+        && !sparse
+    {
+        let needed = std::iter::once(&manifest.config).chain(&manifest.layers);
+        for descriptor in needed.filter(|it| !media_type::is_nondistributable(&it.media_type)) {
+            if !repository.has_blob(&descriptor.digest)? || store.blobs().size(&descriptor.digest)?.is_none() {
+                return Err(RequestError::MissingReference { digest: descriptor.digest.clone() });
+            }
+        }
+    }
+    let media_type = sent_as.unwrap_or(parsed.media_type());
+    let record = ManifestRecord::of(&parsed, media_type, bytes.len() as u64);
+    Ok((actual, record))
+}
+
+/// Returns what the client calls the body, without parameters such as a character set.
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let media_type = value.split(';').next().unwrap_or(value).trim();
+    (!media_type.is_empty()).then(|| media_type.to_owned())
+}

@@ -1,0 +1,99 @@
+//! Answers that more than one endpoint gives, and the headers that go with content.
+
+use axum::body::Body;
+use axum::http::header::{self, HeaderName};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
+use oci::Digest;
+
+/// The digest of what is answered with, or of what was stored.
+pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// The name of an upload, which old clients want beside its location.
+pub(crate) const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+/// The subject of a manifest, saying that it will be among the subject's referrers.
+pub(crate) const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+/// A tag that now names the manifest.
+pub(crate) const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
+/// Which filters a list of referrers went through.
+pub(crate) const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// Answers with a status and nothing else.
+pub(crate) fn empty(status: StatusCode) -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = status;
+    if status != StatusCode::NO_CONTENT {
+        set(&mut answer, header::CONTENT_LENGTH, "0");
+    }
+    answer
+}
+
+/// Answers with content that has a digest.
+pub(crate) fn content(body: Body, media_type: &str, length: u64, digest: &Digest) -> Response<Body> {
+    let mut answer = Response::new(body);
+    set(&mut answer, header::CONTENT_TYPE, media_type);
+    set(&mut answer, header::CONTENT_LENGTH, &length.to_string());
+    set(&mut answer, CONTENT_DIGEST, &digest.to_string());
+    set(&mut answer, header::ETAG, &etag(digest));
+    answer
+}
+
+/// Answers with JSON.
+pub(crate) fn json(media_type: &'static str, value: &serde_json::Value) -> Response<Body> {
+    let mut answer = Response::new(Body::from(value.to_string()));
+    set(&mut answer, header::CONTENT_TYPE, media_type);
+    answer
+}
+
+/// Says that something was stored, and where.
+pub(crate) fn created(location: &str, digest: &Digest) -> Response<Body> {
+    let mut answer = empty(StatusCode::CREATED);
+    set(&mut answer, header::LOCATION, location);
+    set(&mut answer, CONTENT_DIGEST, &digest.to_string());
+    answer
+}
+
+/// Sets a header; a value that cannot be in one is left out.
+pub(crate) fn set(answer: &mut Response<Body>, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        answer.headers_mut().insert(name, value);
+    }
+}
+
+/// Names where a list goes on (RFC 8288).
+pub(crate) fn set_next(answer: &mut Response<Body>, url: &str) {
+    set(answer, header::LINK, &format!("<{url}>; rel=\"next\""));
+}
+
+/// Returns the entity tag of content: its digest, which is as strong as one can be.
+pub(crate) fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// Tells whether the client already has this content (RFC 9110, section 13.1.2).
+pub(crate) fn not_modified(headers: &HeaderMap, digest: &Digest) -> bool {
+    let ours = etag(digest);
+    let theirs = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    theirs
+        .flat_map(|value| value.split(','))
+        .map(|tag| tag.trim().trim_start_matches("W/"))
+        .any(|tag| tag == "*" || tag == ours)
+}
+
+/// Says that the client already has this content.
+pub(crate) fn not_modified_answer(digest: &Digest) -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::NOT_MODIFIED;
+    set(&mut answer, header::ETAG, &etag(digest));
+    set(&mut answer, CONTENT_DIGEST, &digest.to_string());
+    answer
+}
+
+/// Writes text so that it can stand in the parameters of a URL.
+pub(crate) fn encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut url, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => url.push(byte.into()),
+            _ => url.push_str(&format!("%{byte:02X}")),
+        }
+        url
+    })
+}

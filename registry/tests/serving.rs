@@ -1,0 +1,171 @@
+//! Servers with other options than the usual, and how a server stops.
+
+#[path = "http/mod.rs"]
+mod http;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use oci::{Digest, media_type};
+use registry::server::{Permissions, ServeOptions, Server};
+use tokio::sync::oneshot;
+
+use http::{path_of, request};
+
+/// A server in a thread of its own.
+struct Running {
+    addr: String,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    home: tempfile::TempDir,
+}
+
+impl Running {
+    fn start(change: impl FnOnce(&mut ServeOptions) + Send + 'static) -> Self {
+        Self::start_in(tempfile::tempdir().expect("tempdir"), change)
+    }
+
+    fn start_in(home: tempfile::TempDir, change: impl FnOnce(&mut ServeOptions) + Send + 'static) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let root = home.path().to_owned();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let store = store::Store::open(&root).expect("a store");
+                let mut options = ServeOptions::new(store, ([127, 0, 0, 1], 0).into());
+                change(&mut options);
+                let server = Server::bind(options).await.expect("listening");
+                tell.send(server.local_addr().to_string()).expect("heard");
+                let stopped = async {
+                    let _ = stopped.await;
+                };
+                server.run(stopped).await;
+            });
+        });
+        let addr = told.recv().expect("an address");
+        Self { addr, stop: Some(stop), thread: Some(thread), home }
+    }
+
+    fn send(&self, method: &str, path: &str, body: &[u8]) -> http::Answer {
+        let length = body.len().to_string();
+        request(&self.addr, method, path, &[("content-length", &length)], body).expect("an answer")
+    }
+
+    /// Tells the server to stop, and returns how long it took.
+    fn stop(mut self) -> (Duration, tempfile::TempDir) {
+        let began = Instant::now();
+        drop(self.stop.take());
+        self.thread.take().expect("running").join().expect("stopped");
+        (began.elapsed(), self.home)
+    }
+}
+
+#[test]
+fn a_registry_to_read_refuses_every_way_to_change_it() {
+    let writable = Running::start(|_| {});
+    let digest = Digest::sha256(b"blob");
+    let pushed = writable.send("POST", &format!("/v2/a/blobs/uploads/?digest={digest}"), b"blob");
+    assert_eq!(pushed.status, 201);
+    let upload = path_of(&writable.send("POST", "/v2/a/blobs/uploads/", b"").location());
+    let (_, home) = writable.stop();
+    let readable = Running::start_in(home, |options| {
+        options.permissions = Permissions { push: false, delete: false };
+    });
+    assert_eq!(readable.send("GET", &format!("/v2/a/blobs/{digest}"), b"").body, b"blob");
+    let changes = [
+        ("POST", "/v2/a/blobs/uploads/".to_owned()),
+        ("POST", format!("/v2/a/blobs/uploads/?digest={digest}")),
+        ("POST", format!("/v2/b/blobs/uploads/?mount={digest}&from=a")),
+        ("PATCH", upload.clone()),
+        ("PUT", format!("{upload}?digest={digest}")),
+        ("DELETE", upload),
+        ("PUT", "/v2/a/manifests/v1".into()),
+        ("PUT", format!("/v2/a/manifests/{digest}?tag=v1")),
+        ("DELETE", "/v2/a/manifests/v1".into()),
+        ("DELETE", format!("/v2/a/manifests/{digest}")),
+        ("DELETE", format!("/v2/a/blobs/{digest}")),
+    ];
+    for (method, path) in changes {
+        let answer = readable.send(method, &path, b"");
+        assert_eq!(answer.status, 405, "{method} {path}");
+        assert!(String::from_utf8_lossy(&answer.body).contains("UNSUPPORTED"));
+    }
+}
+
+#[test]
+fn a_sparse_registry_takes_images_before_their_layers() {
+    let image = r#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0},"layers":[]}"#;
+    for (sparse, status) in [(false, 404), (true, 201)] {
+        let server = Running::start(move |options| options.sparse = sparse);
+        let length = image.len().to_string();
+        let headers = [("content-length", length.as_str()), ("content-type", media_type::OCI_MANIFEST)];
+        let answer = request(&server.addr, "PUT", "/v2/a/manifests/v1", &headers, image.as_bytes());
+        assert_eq!(answer.expect("an answer").status, status);
+    }
+}
+
+#[test]
+fn stopping_waits_for_requests_but_not_for_idle_connections() {
+    let server = Running::start(|options| options.limits.grace = Duration::from_secs(10));
+    let mut idle = TcpStream::connect(&server.addr).expect("connected");
+    idle.write_all(b"GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+    assert!(idle.read(&mut [0; 1024]).expect("read") > 0);
+    let url = server.send("POST", "/v2/a/blobs/uploads/", b"").location();
+    let mut busy = TcpStream::connect(&server.addr).expect("connected");
+    busy.write_all(format!("PATCH {url} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab").as_bytes()).expect("sent");
+    std::thread::sleep(Duration::from_millis(100));
+    let rest = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(400));
+        busy.write_all(b"cd").expect("sent");
+        let mut answer = String::new();
+        busy.read_to_string(&mut answer).expect("read");
+        answer
+    });
+    let (took, _) = server.stop();
+    assert!(rest.join().expect("sent").starts_with("HTTP/1.1 202"));
+    assert!((Duration::from_millis(200)..Duration::from_secs(5)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn stopping_does_not_wait_forever_for_a_stalled_request() {
+    let server = Running::start(|options| options.limits.grace = Duration::from_millis(200));
+    let url = server.send("POST", "/v2/a/blobs/uploads/", b"").location();
+    let mut stalled = TcpStream::connect(&server.addr).expect("connected");
+    stalled
+        .write_all(format!("PATCH {url} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab").as_bytes())
+        .expect("sent");
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(server.stop().0 < Duration::from_secs(3));
+}
+
+#[test]
+fn connections_beyond_the_limit_wait_for_their_turn() {
+    let server = Running::start(|options| options.limits.connections = 2);
+    let held: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(&server.addr).expect("connected")).collect();
+    std::thread::sleep(Duration::from_millis(100));
+    let addr = server.addr.clone();
+    let waiting = std::thread::spawn(move || request(&addr, "GET", "/v2/", &[], b"").expect("an answer").status);
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!waiting.is_finished());
+    drop(held);
+    assert_eq!(waiting.join().expect("answered"), 200);
+}
+
+#[test]
+fn one_listener_speaks_http_2_too() {
+    let server = Running::start(|_| {});
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
+        let bytes: Vec<u8> = (0..800_000_u32).flat_map(u32::to_le_bytes).collect();
+        let digest = Digest::sha256(&bytes);
+        let url = format!("http://{}/v2/a/blobs", server.addr);
+        let answer = client.post(format!("{url}/uploads/?digest={digest}")).body(bytes.clone()).send().await;
+        assert_eq!(answer.expect("an answer").status(), 201);
+        let answer = client.get(format!("{url}/{digest}")).send().await.expect("an answer");
+        assert_eq!(answer.version(), reqwest::Version::HTTP_2);
+        assert!(answer.bytes().await.expect("a body") == bytes);
+    });
+}

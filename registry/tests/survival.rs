@@ -1,0 +1,217 @@
+//! `kill -9` of a server that is being pushed to: what it acknowledged is there, whole, when it comes back.
+
+#[path = "http/mod.rs"]
+mod http;
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use oci::{Descriptor, Digest, Manifest, media_type};
+use registry::server::{ServeOptions, Server};
+
+use http::{Answer, path_of, request};
+
+/// Set for the process that serves, to the folder that it serves.
+const ROOT: &str = "SURVIVAL_TEST_ROOT";
+const ROUNDS: u64 = 25;
+
+/// Not a test of its own: what the other tests start in a process that they can kill.
+#[test]
+fn a_server_to_be_killed() {
+    let Some(root) = std::env::var_os(ROOT) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let store = store::Store::open(root.as_ref()).expect("a store");
+        let options = ServeOptions::new(store, ([127, 0, 0, 1], 0).into());
+        let server = Server::bind(options).await.expect("listening");
+        println!("\nlistening {}", server.local_addr());
+        server.run(std::future::pending()).await;
+    });
+}
+
+struct Victim {
+    process: Child,
+    addr: String,
+}
+
+impl Victim {
+    #[expect(clippy::disallowed_methods, reason = "only a process of its own can be killed")]
+    fn start(root: &Path) -> Self {
+        let mut process = Command::new(std::env::current_exe().expect("a path"))
+            .args(["--exact", "a_server_to_be_killed", "--nocapture"])
+            .env(ROOT, root)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let output = BufReader::new(process.stdout.take().expect("piped"));
+        let mut lines = output.lines().map_while(Result::ok);
+        let addr = lines.find_map(|line| line.strip_prefix("listening ").map(str::to_owned)).expect("an address");
+        Self { process, addr }
+    }
+
+    fn kill(mut self) {
+        self.process.kill().expect("killed");
+        self.process.wait().expect("gone");
+    }
+
+    fn send(&self, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+        let length = body.len().to_string();
+        request(&self.addr, method, path, &[("content-length", &length), ("accept", media_type::OCI_MANIFEST)], body)
+    }
+
+    fn push_blob(&self, name: &str, bytes: &[u8], pieces: usize) -> io::Result<Digest> {
+        let digest = Digest::sha256(bytes);
+        let mut url = self.send("POST", &format!("/v2/{name}/blobs/uploads/"), b"")?.location();
+        for piece in bytes.chunks(bytes.len().div_ceil(pieces).max(1)) {
+            let answer = self.send("PATCH", &url, piece)?;
+            assert_eq!(answer.status, 202, "{answer:?}");
+            url = answer.location();
+        }
+        let answer = self.send("PUT", &format!("{url}?digest={digest}"), b"")?;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        Ok(digest)
+    }
+}
+
+/// What was acknowledged.
+#[derive(Default)]
+struct Acknowledged {
+    blobs: Mutex<Vec<(String, Digest, Vec<u8>)>>,
+    /// For each tag the manifests that it may name: the last that was acknowledged, and any tried since.
+    tags: Mutex<HashMap<(String, String), Vec<Digest>>>,
+}
+
+/// Bytes that look random and come from a number.
+fn noise(seed: u64, size: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(next).flatten().take(size).collect()
+}
+
+/// Pushes images until the server is gone.
+fn push_images(victim: &Victim, acknowledged: &Acknowledged, worker: u64, counter: &AtomicU64, stop: &AtomicBool) {
+    let name = format!("survival/{worker}");
+    let work = || -> io::Result<()> {
+        while !stop.load(Ordering::Relaxed) {
+            let seed = counter.fetch_add(1, Ordering::Relaxed);
+            let layer = noise(seed, [300, 40_000, 700_000, 1_500_000][(seed % 4) as usize]);
+            let config = format!("{{\"seed\":{seed}}}").into_bytes();
+            for bytes in [&layer, &config] {
+                let digest = victim.push_blob(&name, bytes, 1 + (seed % 3) as usize)?;
+                acknowledged.blobs.lock().expect("sound").push((name.clone(), digest, bytes.clone()));
+            }
+            let config = Descriptor::of(media_type::OCI_CONFIG, &config);
+            let manifest = Manifest::new(config, vec![Descriptor::of(media_type::OCI_LAYER, &layer)]);
+            let bytes = serde_json::to_vec(&manifest).expect("JSON");
+            let digest = Digest::sha256(&bytes);
+            let tag = format!("t{}", seed % 5);
+            let key = (name.clone(), tag.clone());
+            acknowledged.tags.lock().expect("sound").entry(key.clone()).or_default().push(digest.clone());
+            let answer = victim.send("PUT", &format!("/v2/{name}/manifests/{tag}"), &bytes)?;
+            assert_eq!(answer.status, 201, "{answer:?}");
+            acknowledged.tags.lock().expect("sound").insert(key, vec![digest]);
+        }
+        Ok(())
+    };
+    // It ends when the server is killed, in the middle of whatever it does.
+    let _ = work();
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_at_any_moment() {
+    let home = tempfile::tempdir().expect("tempdir");
+    let acknowledged = Acknowledged::default();
+    let counter = AtomicU64::new(0);
+    for round in 0..ROUNDS {
+        let victim = Victim::start(home.path());
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (victim, acknowledged, counter, stop) = (&victim, &acknowledged, &counter, &stop);
+            for worker in 0..3 {
+                scope.spawn(move || push_images(victim, acknowledged, worker, counter, stop));
+            }
+            let moment = u64::from(noise(round, 1)[0]);
+            std::thread::sleep(Duration::from_millis(20 + moment));
+            let killed = kill_now(victim.process.id());
+            assert!(killed);
+            stop.store(true, Ordering::Relaxed);
+        });
+        victim.kill();
+    }
+    let victim = Victim::start(home.path());
+    let blobs = acknowledged.blobs.into_inner().expect("sound");
+    assert!(blobs.len() > 20, "only {} blobs were pushed", blobs.len());
+    for (name, digest, bytes) in &blobs {
+        let answer = victim.send("GET", &format!("/v2/{name}/blobs/{digest}"), b"").expect("an answer");
+        assert_eq!(answer.status, 200, "{digest}");
+        assert!(answer.body == *bytes, "{digest}");
+    }
+    for ((name, tag), possible) in acknowledged.tags.into_inner().expect("sound") {
+        let answer = victim.send("GET", &format!("/v2/{name}/manifests/{tag}"), b"").expect("an answer");
+        if answer.status == 404 && possible.len() == 1 {
+            continue; // It was tried once and never acknowledged.
+        }
+        assert_eq!(answer.status, 200, "{name}:{tag}");
+        let manifest: Manifest = serde_json::from_slice(&answer.body).expect("a manifest");
+        for descriptor in std::iter::once(&manifest.config).chain(&manifest.layers) {
+            let path = format!("/v2/{name}/blobs/{}", descriptor.digest);
+            assert_eq!(victim.send("HEAD", &path, b"").expect("an answer").status, 200, "{path}");
+        }
+    }
+    victim.kill();
+    every_blob_hashes_to_its_name(home.path());
+}
+
+/// Sends SIGKILL while requests still run; [`Victim::kill`] reaps later.
+#[expect(clippy::disallowed_methods, reason = "std can only kill through a unique borrow, which the pushers share")]
+fn kill_now(pid: u32) -> bool {
+    Command::new("kill").args(["-9", &pid.to_string()]).status().is_ok_and(|status| status.success())
+}
+
+fn every_blob_hashes_to_its_name(home: &Path) {
+    let mut folders: Vec<PathBuf> = vec![home.join("blobs/sha256")];
+    let mut count = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("listed") {
+            let entry = entry.expect("an entry");
+            if entry.file_type().expect("a type").is_dir() {
+                folders.push(entry.path());
+                continue;
+            }
+            let bytes = std::fs::read(entry.path()).expect("readable");
+            assert_eq!(Digest::sha256(&bytes).hex(), entry.file_name().to_str().expect("text"));
+            count += 1;
+        }
+    }
+    assert!(count > 20, "only {count} blobs");
+}
+
+#[test]
+fn an_upload_goes_on_after_the_server_was_killed() {
+    let home = tempfile::tempdir().expect("tempdir");
+    let bytes = noise(7, 3_000_000);
+    let victim = Victim::start(home.path());
+    let url = victim.send("POST", "/v2/a/blobs/uploads/", b"").expect("an answer").location();
+    assert_eq!(victim.send("PATCH", &url, &bytes[..1_000_000]).expect("an answer").status, 202);
+    victim.kill();
+    let victim = Victim::start(home.path());
+    let status = victim.send("GET", &url, b"").expect("an answer");
+    assert_eq!((status.status, status.header("range")), (204, Some("0-999999")));
+    let url = path_of(&status.location());
+    assert_eq!(victim.send("PATCH", &url, &bytes[1_000_000..]).expect("an answer").status, 202);
+    let digest = Digest::sha256(&bytes);
+    assert_eq!(victim.send("PUT", &format!("{url}?digest={digest}"), b"").expect("an answer").status, 201);
+    let answer = victim.send("GET", &format!("/v2/a/blobs/{digest}"), b"").expect("an answer");
+    assert!(answer.body == bytes);
+    victim.kill();
+}
