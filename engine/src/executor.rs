@@ -1,0 +1,275 @@
+//! How a `RUN` step becomes a container: `builder::Executor` filled in with `runtime`.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use builder::{ExecStep, ExecuteError, Executor, ExitStatus, MountKind, Network, Security, Stream};
+use oci_spec::runtime::{Mount, MountBuilder, Spec};
+use runtime::{ContainerConfig, Rootfs, SpecOptions, Stdio, Ulimit, UserIds};
+
+use crate::machine::{self, EtcFiles, NetworkChoice};
+
+/// Runs the steps of builds as containers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ContainerExecutor;
+
+/// Why a step did not become a container.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message documents its variant")]
+pub enum StepError {
+    #[error(transparent)]
+    Machine(#[from] machine::MachineError),
+    #[error(transparent)]
+    Network(#[from] runtime::network::NetworkError),
+    #[error("cannot describe the container")]
+    Spec(#[from] runtime::SpecError),
+    #[error("cannot describe a mount")]
+    Mount(#[from] oci_spec::OciSpecError),
+    #[error("`{address}` of --add-host is not an IP address")]
+    Host { address: String, source: std::net::AddrParseError },
+    #[error("cannot offer a secret")]
+    Secret(#[source] io::Error),
+    #[error("containers need root for now")]
+    NotRoot(#[source] runtime::StartError),
+    #[error(transparent)]
+    Start(#[from] runtime::StartError),
+    #[error(transparent)]
+    Wait(#[from] runtime::WaitError),
+    #[error("cannot signal the container")]
+    Signal(#[source] io::Error),
+}
+
+/// Kills at once.
+const SIGKILL: i32 = 9;
+
+impl Executor for ContainerExecutor {
+    fn execute(&self, step: &ExecStep<'_>) -> Result<ExitStatus, ExecuteError> {
+        if step.cancel.is_cancelled() {
+            return Err(ExecuteError::Cancelled);
+        }
+        let result = execute(step);
+        if step.cancel.is_cancelled() {
+            return Err(ExecuteError::Cancelled);
+        }
+        match result {
+            Ok(status) => Ok(status),
+            Err(StepError::Start(error)) if error.exit_code() != 125 => {
+                // As a shell would say it, on the step's own output.
+                (step.output)(Stream::Stderr, describe(&error).as_bytes());
+                Ok(ExitStatus { code: error.exit_code(), out_of_memory: false })
+            }
+            Err(error) => Err(ExecuteError::Start(Box::new(error))),
+        }
+    }
+}
+
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text.push('\n');
+    text
+}
+
+fn execute(step: &ExecStep<'_>) -> Result<ExitStatus, StepError> {
+    let network = machine::prepare_network(match step.network {
+        Network::Default => NetworkChoice::Default,
+        Network::None => NetworkChoice::None,
+        Network::Host => NetworkChoice::Host,
+    })?;
+    // Beside the overlay's folders lies what goes away with them.
+    let beside = step.rootfs.work.parent().unwrap_or(&step.rootfs.work).to_owned();
+    let mut secrets = Secrets::default();
+    let spec = describe_step(step, &network, &beside, &mut secrets)?;
+    let mut container = runtime::start(ContainerConfig {
+        id: machine::new_id(),
+        spec,
+        rootfs: Rootfs::Overlay {
+            lower: step.rootfs.lower.clone(),
+            upper: step.rootfs.upper.clone(),
+            work: step.rootfs.work.clone(),
+            volatile: true,
+        },
+        stdio: Stdio::pipes(),
+        network,
+        cgroup_parent: step.cgroup_parent.map(str::to_owned),
+        die_with_parent: true,
+    })
+    .map_err(|error| match error.exit_code() {
+        125 if !rustix::process::geteuid().is_root() => StepError::NotRoot(error),
+        _ => StepError::Start(error),
+    })?;
+    // They are mounted now, and nobody else shall find them.
+    drop(secrets);
+    let controls = container.controls().map_err(StepError::Signal)?;
+    let _guard = step.cancel.on_cancel(move || {
+        // When it is gone already, it need not be killed.
+        let _: io::Result<()> = controls.kill(SIGKILL);
+    });
+    let (stdout, stderr) = (container.take_stdout(), container.take_stderr());
+    std::thread::scope(|scope| {
+        scope.spawn(|| forward(stderr, Stream::Stderr, step));
+        forward(stdout, Stream::Stdout, step);
+    });
+    let status = container.wait()?;
+    Ok(ExitStatus { code: status.shell_code(), out_of_memory: status.oom_killed })
+}
+
+/// Gives what the container prints to the step, until all its processes are gone.
+fn forward(source: Option<File>, stream: Stream, step: &ExecStep<'_>) {
+    let Some(mut source) = source else { return };
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        match source.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => (step.output)(stream, &buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn describe_step(
+    step: &ExecStep<'_>,
+    network: &runtime::network::Network,
+    beside: &Path,
+    secrets: &mut Secrets,
+) -> Result<Spec, StepError> {
+    let mut hosts = Vec::new();
+    for host in step.add_hosts {
+        let address = host.address.parse();
+        let address = address.map_err(|source| StepError::Host { address: host.address.clone(), source })?;
+        hosts.push((host.name.clone(), address));
+    }
+    let etc = EtcFiles {
+        hostname: &step.hostname,
+        address: network.address().map(Into::into),
+        hosts: &hosts,
+        dns: &[],
+        host_network: network.is_host(),
+        of_step: true,
+    };
+    let privileged = step.security == Security::Insecure;
+    let defaults = SpecOptions::default();
+    let mut spec = runtime::default_spec(&SpecOptions {
+        args: step.argv.clone(),
+        env: step.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        cwd: step.cwd.clone(),
+        user: UserIds { uid: step.user.uid, gid: step.user.gid, additional_gids: step.user.additional_gids.clone() },
+        hostname: step.hostname.clone(),
+        privileged,
+        mounts: etc.write(&beside.join("etc"))?,
+        host_network: network.is_host(),
+        shm_size: step.shm_size.unwrap_or(defaults.shm_size),
+        ulimits: step.ulimits.iter().map(ulimit).collect(),
+        ..defaults
+    })?;
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    if step.shm_size.is_some() {
+        // As BuildKit does it: whoever asks for a larger one may also execute what is there.
+        for mount in mounts.iter_mut().filter(|mount| mount.destination() == Path::new("/dev/shm")) {
+            let options = mount.options().clone().unwrap_or_default();
+            let kept = options.into_iter().filter(|option| !["noexec", "nodev"].contains(&option.as_str()));
+            mount.set_options(Some(kept.collect()));
+        }
+    }
+    for mount in &step.mounts {
+        mounts.push(describe_mount(Path::new(&mount.target), &mount.kind, secrets)?);
+    }
+    spec.set_mounts(Some(mounts));
+    Ok(spec)
+}
+
+/// Docker writes -1 for no limit.
+pub(crate) fn ulimit(limit: &builder::Ulimit) -> Ulimit {
+    let value = |number: i64| u64::try_from(number).unwrap_or(u64::MAX);
+    Ulimit { name: limit.name.clone(), soft: value(limit.soft), hard: value(limit.hard) }
+}
+
+fn describe_mount(target: &Path, kind: &MountKind, secrets: &mut Secrets) -> Result<Mount, StepError> {
+    let mount = |kind: &str, source: &Path, options: Vec<String>| {
+        MountBuilder::default().destination(target).typ(kind).source(source).options(options).build()
+    };
+    let lowers = |folders: &[PathBuf]| -> Vec<String> {
+        folders.iter().map(|folder| format!("lowerdir+={}", folder.display())).collect()
+    };
+    let mount = match kind {
+        MountKind::Bind { source, read_only } => {
+            let access = if *read_only { "ro" } else { "rw" };
+            mount("bind", source, vec!["rbind".into(), access.into()])
+        }
+        MountKind::Merged { lower } => {
+            let mut options = lowers(lower);
+            options.push("ro".into());
+            mount("overlay", Path::new("overlay"), options)
+        }
+        MountKind::Overlay(overlay) => {
+            let mut options = lowers(&overlay.lower);
+            options.push(format!("upperdir={}", overlay.upper.display()));
+            options.push(format!("workdir={}", overlay.work.display()));
+            mount("overlay", Path::new("overlay"), options)
+        }
+        MountKind::Tmpfs { size } => {
+            let mut options: Vec<String> = ["nosuid", "nodev", "mode=1777"].map(str::to_owned).into();
+            options.extend(size.map(|size| format!("size={size}")));
+            mount("tmpfs", Path::new("tmpfs"), options)
+        }
+        MountKind::Secret { value, mode, uid, gid } => {
+            let path = secrets.add(value, *mode, *uid, *gid).map_err(StepError::Secret)?;
+            mount("bind", &path, vec!["bind".into(), "ro".into()])
+        }
+    };
+    Ok(mount?)
+}
+
+/// Files in memory that are there only until the container has mounted them.
+#[derive(Debug, Default)]
+struct Secrets {
+    files: Vec<PathBuf>,
+}
+
+impl Secrets {
+    fn add(&mut self, value: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<PathBuf> {
+        let path = Path::new(machine::SECRETS).join(runtime::owned_name(&machine::new_id()));
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        self.files.push(path.clone());
+        file.write_all(value)?;
+        fchown(&file, Some(uid), Some(gid))?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Secrets {
+    fn drop(&mut self) {
+        for path in &self.files {
+            // It is in memory, and readable by its owner only.
+            let _: io::Result<()> = fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_limit_is_minus_one() {
+        let limit = builder::Ulimit { name: "nofile".into(), soft: 1024, hard: -1 };
+        assert_eq!(ulimit(&limit), Ulimit { name: "nofile".into(), soft: 1024, hard: u64::MAX });
+    }
+
+    #[test]
+    fn a_secret_is_gone_once_it_is_mounted() {
+        let mut secrets = Secrets::default();
+        let path = secrets.add(b"x", 0o400, 0, 0).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"x");
+        drop(secrets);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,69 @@
+//! The whole: one async function for each thing that a user can ask for.
+//!
+//! | File | Owns |
+//! | --- | --- |
+//! | [`ops`] | one file per command, with the options it takes and the result it gives |
+//! | [`executor`] | how a `RUN` step becomes a container: `builder::Executor` filled in with `runtime` |
+//! | [`image_source`] | where `FROM` and `run` find images: the store, else a registry |
+//! | [`publish`] | images as registries and archives have them: with compressed layers |
+//! | [`archive`] | images in one file, as docker and OCI write them |
+//! | [`output`] | where `build -o` puts its result |
+//! | [`machine`] | what a container sees of the machine: its name, `/etc/hosts`, its network |
+//! | [`devices`] | devices of the machine in a container |
+//! | [`interruptible`] | reading that stops when the user wants to stop |
+//! | [`advice`] | what a user can do about an error |
+//!
+//! Faces (the command line, later a daemon) build the options and show the events. Nothing here prints, reads the
+//! environment or asks for the time.
+
+pub mod advice;
+pub mod archive;
+pub mod devices;
+pub mod executor;
+pub mod image_source;
+pub mod interruptible;
+pub mod machine;
+pub mod ops;
+pub mod output;
+pub mod publish;
+
+use std::path::Path;
+
+pub use builder::Cancel;
+pub use layer::Compression;
+/// What containers are made of, for faces that let users say how.
+pub mod runtime {
+    pub use ::runtime::network::PortMapping;
+    pub use ::runtime::{LinuxSeccomp, Seccomp, Size, StartError};
+}
+
+pub use registry::client::{Client, ClientOptions};
+pub use store::{CollectError, FindError, OpenStoreError, Store};
+
+/// What every operation works on. Clones are the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    store: Store,
+    client: Client,
+}
+
+impl Engine {
+    /// Opens the store in a folder, making it when it is missing. No registry is contacted.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be used, or holds something else.
+    pub fn open(home: &Path, client: ClientOptions) -> Result<Self, OpenStoreError> {
+        Ok(Self { store: Store::open(home)?, client: Client::new(client) })
+    }
+
+    /// Returns where everything is kept.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Returns the way to registries.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+}

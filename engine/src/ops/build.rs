@@ -1,0 +1,222 @@
+//! Builds images from a Dockerfile, and puts them where they shall go.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use builder::{BuildError, BuildEvents, BuildRequest, Built, BuiltImage};
+use layer::Compression;
+use oci::{Descriptor, Digest, Index, Reference};
+use registry::client::TransferEvents;
+use store::{BlobError, Image, ImageError, Store};
+
+use super::push::{PushError, PushOptions, push};
+use crate::archive::{self, ArchiveFormat, ArchiveImage, WriteArchiveError};
+use crate::executor::ContainerExecutor;
+use crate::image_source::Images;
+use crate::output::files::{self, FilesError};
+use crate::output::{Output, Sink};
+use crate::publish::{self, ReadyError};
+use crate::{Cancel, Engine};
+
+/// What to build, and where it goes.
+#[derive(Debug)]
+pub struct BuildOptions {
+    /// What to build.
+    pub request: BuildRequest,
+    /// Names for the image.
+    pub tags: Vec<Reference>,
+    /// Where the result goes; into the store when there is none.
+    pub outputs: Vec<Output>,
+}
+
+/// Hears of everything that a build does: its steps, and what it pulls and pushes.
+pub trait BuildView: BuildEvents + TransferEvents {}
+
+impl<T: BuildEvents + TransferEvents> BuildView for T {}
+
+/// What was built.
+#[derive(Clone, Debug)]
+pub struct BuildResult {
+    /// The images, one per platform.
+    pub images: Vec<BuiltImage>,
+    /// The manifest, or the index of several.
+    pub descriptor: Descriptor,
+    /// The image ID: the config's digest, or the index's when there are several images.
+    pub id: Digest,
+    /// The names that were given.
+    pub names: Vec<Reference>,
+    /// Whether it is in the store for good: under a name, or untagged.
+    pub kept: bool,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message documents its variant")]
+pub enum BuildOpError {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error("cannot make the image ready to leave")]
+    Ready(#[from] ReadyError),
+    #[error("cannot write the index of the images")]
+    Index(#[source] serde_json::Error),
+    #[error("cannot open the output")]
+    Open(#[source] io::Error),
+    #[error("cannot finish the output")]
+    Finish(#[source] io::Error),
+    #[error(transparent)]
+    Archive(#[from] WriteArchiveError),
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error(transparent)]
+    Push(#[from] PushError),
+    #[error("`{tag}` cannot be given to an image, because it is a digest")]
+    Digest { tag: Reference },
+}
+
+/// Builds what the request asks for, and hands the result to each output.
+///
+/// When `cancel` is cancelled, everything that runs is stopped within a second.
+///
+/// # Errors
+///
+/// When the build fails or is cancelled, or an output does. Names are given last.
+pub async fn build(
+    engine: &Engine,
+    options: BuildOptions,
+    view: Arc<dyn BuildView>,
+    cancel: &Cancel,
+) -> Result<BuildResult, BuildOpError> {
+    if let Some(tag) = options.tags.iter().find(|tag| tag.digest().is_some()) {
+        return Err(BuildOpError::Digest { tag: tag.clone() });
+    }
+    let now = options.request.now;
+    // Beside the build there is time to clean up after those that were killed.
+    std::thread::spawn(crate::machine::sweep);
+    let built = {
+        let (engine, cancel, request) = (engine.clone(), cancel.clone(), options.request);
+        let (view, runtime) = (view.clone(), tokio::runtime::Handle::current());
+        store::blocking::run(move || {
+            let images = Images { engine: &engine, runtime, events: &*view, now, cancel: &cancel };
+            builder::build(&request, engine.store(), &ContainerExecutor, &images, &*view, &cancel)
+        })
+        .await?
+    };
+    let store = engine.store().clone();
+    let (tags, outputs) = (options.tags, options.outputs);
+    let placed = store::blocking::run(move || place(&store, built, tags, outputs, now)).await?;
+    for reference in &placed.push {
+        push(engine, reference, PushOptions::default(), &*view).await?;
+    }
+    Ok(placed.result)
+}
+
+/// What was put in its place, and what remains to be sent.
+struct Placed {
+    result: BuildResult,
+    push: Vec<Reference>,
+}
+
+fn place(
+    store: &Store,
+    built: Built,
+    tags: Vec<Reference>,
+    outputs: Vec<Output>,
+    now: jiff::Timestamp,
+) -> Result<Placed, BuildOpError> {
+    let (descriptor, id) = name_of(store, &built)?;
+    let mut names = Vec::new();
+    let mut to_push = Vec::new();
+    let mut kept = outputs.is_empty();
+    if outputs.is_empty() {
+        names.clone_from(&tags);
+    }
+    for output in outputs {
+        match output {
+            Output::Image { names: further, push } => {
+                kept = true;
+                let all: Vec<Reference> = tags.iter().cloned().chain(further).collect();
+                if push {
+                    to_push.extend(all.iter().cloned());
+                }
+                names.extend(all);
+            }
+            Output::Archive { format, names: further, compression, sink } => {
+                let all = tags.iter().cloned().chain(further).collect();
+                write_archive(store, &descriptor, all, format, compression, sink)?;
+            }
+            Output::Tar { sink } => write_tar(store, &built, sink)?,
+            Output::Local { folder } => write_folders(store, &built, &folder)?,
+        }
+    }
+    names.dedup();
+    if kept {
+        for name in &names {
+            store.images().tag(name, &descriptor, now)?;
+        }
+        if names.is_empty() {
+            store.images().keep(&descriptor, now)?;
+        }
+    }
+    Ok(Placed { result: BuildResult { images: built.images, descriptor, id, names, kept }, push: to_push })
+}
+
+/// Returns what names stand for: the one image, or an index of several, which is written now.
+fn name_of(store: &Store, built: &Built) -> Result<(Descriptor, Digest), BuildOpError> {
+    if let [image] = built.images.as_slice() {
+        return Ok((image.descriptor.clone(), image.config_digest.clone()));
+    }
+    let manifests = built
+        .images
+        .iter()
+        .map(|image| Descriptor { platform: Some(image.config.platform()), ..image.descriptor.clone() });
+    let bytes = serde_json::to_vec(&Index::new(manifests.collect())).map_err(BuildOpError::Index)?;
+    store.blobs().put(&bytes)?;
+    let descriptor = Descriptor::of(oci::media_type::OCI_INDEX, &bytes);
+    let id = descriptor.digest.clone();
+    Ok((descriptor, id))
+}
+
+fn write_archive(
+    store: &Store,
+    descriptor: &Descriptor,
+    names: Vec<Reference>,
+    format: ArchiveFormat,
+    compression: Compression,
+    sink: Sink,
+) -> Result<(), BuildOpError> {
+    let manifest = publish::ready(store, descriptor, compression)?;
+    let sink = sink().map_err(BuildOpError::Open)?;
+    let sink = archive::write(store, &[ArchiveImage { manifest, names }], format, sink)?;
+    sink.finish().map_err(BuildOpError::Finish)
+}
+
+fn read(store: &Store, image: &BuiltImage) -> Result<Image, ImageError> {
+    store.images().image(&image.descriptor, &image.config.platform())
+}
+
+fn write_tar(store: &Store, built: &Built, sink: Sink) -> Result<(), BuildOpError> {
+    // Several platforms in one tar would write the same names twice; the first is what was asked for first.
+    let Some(image) = built.images.first() else { return Ok(()) };
+    let snapshot = files::snapshot(store, &read(store, image)?)?;
+    let mut sink = sink().map_err(BuildOpError::Open)?;
+    files::write_tar(&snapshot, &mut sink)?;
+    sink.finish().map_err(BuildOpError::Finish)
+}
+
+fn write_folders(store: &Store, built: &Built, folder: &std::path::Path) -> Result<(), BuildOpError> {
+    for image in &built.images {
+        let folder: PathBuf = match built.images.as_slice() {
+            [_] => folder.to_owned(),
+            // As BuildKit calls them.
+            _ => folder.join(image.platform.to_string().replace('/', "_")),
+        };
+        let snapshot = files::snapshot(store, &read(store, image)?)?;
+        files::write_folder(&snapshot, &folder)?;
+    }
+    Ok(())
+}
