@@ -1,0 +1,103 @@
+//! What stands before and after the name of a command: the global flags, and the list of commands.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::commands;
+
+const EXAMPLES: &str = "\
+Examples:
+  slipway build -t app .                     Build the Dockerfile of this folder
+  slipway run --rm -p 8080:80 app            Run it, reachable on port 8080
+  slipway serve &                            Serve images on 127.0.0.1:5000
+  slipway tag app localhost:5000/app
+  slipway push localhost:5000/app            Send it there
+
+Everything is kept in one folder: --home, else $SLIPWAY_HOME, else /var/lib/slipway for root
+and ~/.local/share/slipway for everybody else. There is no daemon.";
+
+/// Builds images from Dockerfiles, stores and serves them, and runs them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "slipway",
+    version,
+    after_help = EXAMPLES,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 110
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Globals {
+    /// Folder that holds everything slipway keeps
+    #[arg(
+        long,
+        global = true,
+        env = "SLIPWAY_HOME",
+        value_name = "DIR",
+        hide_env_values = true,
+        hide_possible_values = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) home: Option<PathBuf>,
+    /// How to show what is going on: auto, plain, tty, quiet or rawjson
+    #[arg(
+        long,
+        global = true,
+        env = "SLIPWAY_PROGRESS",
+        value_name = "MODE",
+        default_value = "auto",
+        hide_env_values = true,
+        hide_possible_values = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) progress: ProgressMode,
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressMode {
+    /// A live view on a terminal, plain lines otherwise
+    Auto,
+    /// One line per event, nothing is redrawn
+    Plain,
+    /// The live view
+    Tty,
+    /// Nothing but results and errors
+    Quiet,
+    /// One JSON object per event
+    #[value(name = "rawjson")]
+    RawJson,
+}
+
+/// What a user can ask for.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Build(Box<commands::build::Args>),
+    Run(Box<commands::run::Args>),
+    Push(commands::push::Args),
+    Pull(commands::pull::Args),
+    Login(commands::login::Args),
+    Logout(commands::logout::Args),
+    Images(commands::images::Args),
+    Inspect(commands::inspect::Args),
+    History(commands::history::Args),
+    Tag(commands::tag::Args),
+    Rmi(commands::rmi::Args),
+    Save(commands::save::Args),
+    Load(commands::load::Args),
+    Import(commands::import::Args),
+    Serve(commands::serve::Args),
+    Version(commands::version::Args),
+    Completion(commands::completion::Args),
+    Debug(commands::debug::Args),
+}

@@ -1,0 +1,317 @@
+//! `slipway build`: a Dockerfile and a context in, an image out.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use builder::{AddedHost, BuildRequest, Context, DockerfileSource, NamedContext, Network, PullPolicy, SecretSource};
+use engine::Cancel;
+use engine::ops::build::{BuildOpError, BuildOptions, BuildResult, build};
+use engine::output::Finish;
+
+use crate::args::ProgressMode;
+use crate::failure::Failure;
+use crate::flags::{self, outputs};
+use crate::progress::{self, Shared};
+use crate::session::{Session, Threads};
+use crate::sink::Sink;
+use crate::{clock, terminal};
+
+const EXAMPLES: &str = "\
+Examples:
+  slipway build -t app .                            The Dockerfile of this folder
+  slipway build -t app -f docker/Dockerfile .       Another file; paths in it are relative to `.`
+  slipway build --target test --build-arg V=2 .     One stage, with an argument
+  slipway build -o type=oci,dest=app.tar .          To an archive instead of the store
+  slipway build -o dist .                           The image's files, into a folder
+  generate-dockerfile | slipway build -t app -f - .
+
+Kinds of output (-o, repeatable):
+  type=image[,name=NAME][,push=true]    The store, and from there a registry
+  type=oci|docker[,dest=FILE][,compression=gzip|zstd|uncompressed]
+                                        An archive; `-` or no dest is standard output
+  type=tar[,dest=FILE]                  The files of the image, as a tar
+  type=local,dest=FOLDER                The files of the image
+  FOLDER, -                             Short for type=local, and for type=tar,dest=-
+
+A value of --build-arg or --secret may come from the environment. SOURCE_DATE_EPOCH in the
+environment is a build argument too: the same files then give the same image at any time.";
+
+/// Build an image from a Dockerfile
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Folder that COPY and ADD read; `-` reads a Dockerfile from standard input, and there are no files
+    #[arg(value_name = "FOLDER|-")]
+    context: Option<PathBuf>,
+    /// What to call the image
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    tags: Vec<oci::Reference>,
+    /// The Dockerfile; `-` is standard input [default: FOLDER/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Stop at this stage
+    #[arg(long, value_name = "STAGE")]
+    target: Option<String>,
+    /// Set an ARG of the Dockerfile; a lone name takes the value from the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    build_args: Vec<String>,
+    /// Add a label to the image
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    labels: Vec<String>,
+    /// Build for this platform [default: the machine's]
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    platform: Vec<oci::Platform>,
+    /// Where the result goes
+    #[arg(short, long = "output", value_name = "DEST|type=KIND,…")]
+    outputs: Vec<String>,
+    /// Do every step again
+    #[arg(long)]
+    no_cache: bool,
+    /// Do every step of these stages again
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    no_cache_filter: Vec<String>,
+    /// Ask the registry for newer base images
+    #[arg(long)]
+    pull: bool,
+    /// Send the image to its registry when it is built
+    #[arg(long, requires = "tags")]
+    push: bool,
+    /// Put the image into the store; what happens without --output anyhow
+    #[arg(long)]
+    load: bool,
+    /// Print only the ID of the image
+    #[arg(short, long)]
+    quiet: bool,
+    /// Write the ID of the image to a file
+    #[arg(long, value_name = "FILE")]
+    iidfile: Option<PathBuf>,
+    /// Write what is known about the result to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    metadata_file: Option<PathBuf>,
+    /// Network of RUN steps: default, none or host
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    network: String,
+    /// Add a line to /etc/hosts of RUN steps
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    add_hosts: Vec<String>,
+    /// Size of /dev/shm in RUN steps
+    #[arg(long, value_name = "BYTES", value_parser = super::bytes)]
+    shm_size: Option<u64>,
+    /// Limit of RUN steps
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
+    ulimits: Vec<String>,
+    /// Parent of the control groups of RUN steps
+    #[arg(long, value_name = "PATH")]
+    cgroup_parent: Option<String>,
+    /// Offer a secret to RUN --mount=type=secret
+    #[arg(long = "secret", value_name = "id=ID[,src=FILE|,env=NAME]")]
+    secrets: Vec<String>,
+    /// Offer one more named context to FROM and COPY --from
+    #[arg(long = "build-context", value_name = "NAME=FOLDER|docker-image://NAME")]
+    build_contexts: Vec<String>,
+    /// Let RUN ask for more than the sandbox: network.host, security.insecure
+    #[arg(long, value_name = "RIGHT", value_delimiter = ',')]
+    allow: Vec<String>,
+    #[command(flatten)]
+    registry: super::RegistryArgs,
+}
+
+pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
+    let outputs = outputs::parse(&args.outputs, args.push, session.cancel())?;
+    let request = request(&args)?;
+    let insecure = args.registry.registries(&args.tags);
+    let engine = session.engine_for(&insecure)?;
+    let mode = if args.quiet { ProgressMode::Quiet } else { session.progress() };
+    let view = progress::of_build(mode);
+    let options = BuildOptions { request, tags: args.tags.clone(), outputs };
+    let built = session.wait(Threads::Many, build(&engine, options, Arc::new(Shared(view.clone())), session.cancel()));
+    view.finish();
+    let result = built.map_err(explain)?;
+    report(&args, &result, session.cancel())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Draws errors that have a place in the Dockerfile.
+fn explain(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<BuildOpError>() {
+        Some(BuildOpError::Build(build)) if build.diagnostic().is_some() => {
+            let text = build.render(terminal::has_color());
+            Failure::new(error).rendered(text).into()
+        }
+        _ => error,
+    }
+}
+
+fn report(args: &Args, result: &BuildResult, cancel: &Cancel) -> anyhow::Result<()> {
+    let id = result.id.to_string();
+    if let Some(path) = &args.iidfile {
+        write(path, id.as_bytes(), cancel)?;
+    }
+    if let Some(path) = &args.metadata_file {
+        let names: Vec<String> = result.names.iter().map(ToString::to_string).collect();
+        let metadata = serde_json::json!({
+            "containerimage.config.digest": id,
+            "containerimage.descriptor": result.descriptor,
+            "containerimage.digest": result.descriptor.digest,
+            "image.name": names.join(","),
+        });
+        write(path, serde_json::to_string_pretty(&metadata)?.as_bytes(), cancel)?;
+    }
+    if !result.kept {
+        return Ok(());
+    }
+    if args.quiet || result.names.is_empty() {
+        terminal::print_line(&id)?;
+    } else {
+        for name in &result.names {
+            terminal::note(&format!("naming {id} {}", name.familiar()));
+        }
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8], cancel: &Cancel) -> anyhow::Result<()> {
+    let mut sink = Sink::to_file(path, cancel).open()?;
+    sink.write_all(bytes)
+        .and_then(|()| Box::new(sink).finish())
+        .with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+fn request(args: &Args) -> anyhow::Result<BuildRequest> {
+    let (context, dockerfile) = context(args)?;
+    let mut request = BuildRequest::new(context, dockerfile, clock::now());
+    request.target.clone_from(&args.target);
+    // The environment's is the weakest: an argument of the command line wins.
+    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|value| !value.is_empty());
+    request.build_args.extend(epoch.map(|value| ("SOURCE_DATE_EPOCH".into(), value)));
+    for argument in &args.build_args {
+        request.build_args.extend(flags::variable(argument).context("--build-arg")?);
+    }
+    if let Some(epoch) = request.build_args.get("SOURCE_DATE_EPOCH") {
+        let seconds =
+            epoch.parse().with_context(|| format!("SOURCE_DATE_EPOCH `{epoch}` is not a number of seconds"))?;
+        request.source_date_epoch = Some(seconds);
+    }
+    for label in &args.labels {
+        let (name, value) = label.split_once('=').unwrap_or((label, ""));
+        anyhow::ensure!(!name.is_empty(), "--label `{label}` has no name before the `=`");
+        request.labels.insert(name.into(), value.into());
+    }
+    request.platforms.clone_from(&args.platform);
+    request.no_cache = args.no_cache;
+    request.no_cache_filter.clone_from(&args.no_cache_filter);
+    request.pull = if args.pull { PullPolicy::Always } else { PullPolicy::Missing };
+    request.network = match args.network.as_str() {
+        "default" | "bridge" => Network::Default,
+        "none" => Network::None,
+        "host" => Network::Host,
+        other => anyhow::bail!("--network `{other}` is none of default, none and host"),
+    };
+    // Whoever may choose the host's network for all steps may also let a step choose it.
+    request.allow.network_host = request.network == Network::Host;
+    for right in &args.allow {
+        match right.as_str() {
+            "network.host" => request.allow.network_host = true,
+            "security.insecure" => request.allow.security_insecure = true,
+            other => anyhow::bail!("--allow `{other}` is neither network.host nor security.insecure"),
+        }
+    }
+    for host in &args.add_hosts {
+        let (name, address) = flags::host(host).context("--add-host")?;
+        request.add_hosts.push(AddedHost { name, address: address.to_string() });
+    }
+    request.shm_size = args.shm_size;
+    request.ulimits =
+        args.ulimits.iter().map(|text| flags::ulimit(text).context("--ulimit")).collect::<Result<_, _>>()?;
+    request.cgroup_parent.clone_from(&args.cgroup_parent);
+    for secret in &args.secrets {
+        let (id, source) = secret_source(secret).context("--secret")?;
+        request.secrets.insert(id, source);
+    }
+    for named in &args.build_contexts {
+        let (name, context) = named_context(named).context("--build-context")?;
+        request.named_contexts.insert(name, context);
+    }
+    Ok(request)
+}
+
+/// Finds the context and the Dockerfile: each may be standard input, but not both.
+fn context(args: &Args) -> anyhow::Result<(Context, DockerfileSource)> {
+    let Some(folder) = &args.context else {
+        let error = anyhow::anyhow!("`slipway build` requires 1 argument");
+        let hint = "name the folder with the files to build from, mostly `.`; see `slipway build --help`";
+        return Err(Failure::new(error).code(1).hint(hint).into());
+    };
+    let is_stdin = |path: &Path| path == Path::new("-");
+    let from_stdin = || -> anyhow::Result<DockerfileSource> {
+        let mut bytes = Vec::new();
+        io::stdin().read_to_end(&mut bytes).context("cannot read the Dockerfile from standard input")?;
+        Ok(DockerfileSource { name: "-".into(), bytes, ignore: None })
+    };
+    if is_stdin(folder) {
+        anyhow::ensure!(
+            !args.file.as_deref().is_some_and(is_stdin),
+            "standard input cannot be both the context and the Dockerfile"
+        );
+        let dockerfile = from_stdin()?;
+        if dockerfile.bytes.starts_with(&[0x1f, 0x8b]) || dockerfile.bytes.get(257..262) == Some(b"ustar") {
+            let error = anyhow::anyhow!("a tar as the context is not supported yet");
+            return Err(Failure::new(error).hint("unpack it, and name the folder").into());
+        }
+        return Ok((Context::None, dockerfile));
+    }
+    let metadata = std::fs::metadata(folder)
+        .with_context(|| format!("unable to prepare context: path `{}` not found", folder.display()))?;
+    anyhow::ensure!(metadata.is_dir(), "unable to prepare context: `{}` is not a folder", folder.display());
+    let dockerfile = match &args.file {
+        Some(file) if is_stdin(file) => from_stdin()?,
+        file => DockerfileSource::read(folder, file.as_deref()).map_err(|error| {
+            let missing = error.source.kind() == io::ErrorKind::NotFound;
+            let failure = Failure::new(error);
+            if missing { failure.hint("name the Dockerfile with -f, or the folder that has one") } else { failure }
+        })?,
+    };
+    Ok((Context::Folder(folder.clone()), dockerfile))
+}
+
+/// Reads `id=ID[,src=FILE|,env=NAME]`. Without a source it is the variable called ID, or else the file.
+fn secret_source(text: &str) -> anyhow::Result<(String, SecretSource)> {
+    let (mut id, mut file, mut env) = (None, None, None);
+    for (key, value) in flags::fields(text)? {
+        match (key.as_str(), value) {
+            ("id", Some(value)) => id = Some(value),
+            ("src" | "source", Some(value)) => file = Some(value),
+            ("env", Some(value)) => env = Some(value),
+            ("type", Some(kind)) if kind == "file" || kind == "env" => {}
+            _ => anyhow::bail!("`{text}` is not of the form id=ID[,src=FILE|,env=NAME]"),
+        }
+    }
+    let id = id.filter(|id| !id.is_empty()).with_context(|| format!("`{text}` has no id"))?;
+    let value = |name: &str| std::env::var_os(name).map(|value| SecretSource::Value(value.into_encoded_bytes()));
+    let source = match (file, env) {
+        (Some(file), _) => SecretSource::File(file.into()),
+        (None, Some(name)) => value(&name).with_context(|| format!("`{text}`: ${name} is not set"))?,
+        (None, None) => value(&id).unwrap_or_else(|| SecretSource::File(id.clone().into())),
+    };
+    if let SecretSource::File(path) = &source {
+        std::fs::metadata(path).with_context(|| format!("`{text}`: cannot read `{}`", path.display()))?;
+    }
+    Ok((id, source))
+}
+
+fn named_context(text: &str) -> anyhow::Result<(String, NamedContext)> {
+    let (name, value) = text.split_once('=').with_context(|| format!("`{text}` is not of the form NAME=VALUE"))?;
+    let context = match value.split_once("://") {
+        Some(("docker-image", image)) => NamedContext::Image(image.parse()?),
+        Some((kind, _)) => anyhow::bail!("`{text}`: contexts of the kind {kind}:// are not supported yet"),
+        None => {
+            let path = PathBuf::from(value);
+            anyhow::ensure!(path.is_dir(), "`{text}`: `{value}` is not a folder");
+            NamedContext::Files(Context::Folder(path))
+        }
+    };
+    Ok((name.into(), context))
+}

@@ -1,0 +1,45 @@
+//! The command line: arguments in, text or JSON out, and nothing else; what it does is in `engine`.
+//!
+//! | File | Owns |
+//! | --- | --- |
+//! | `args` | the global flags and the list of commands |
+//! | `commands/` | one file per command: its flags and how its result is printed |
+//! | `flags/` | words that flags share, and the long ones: `-o`, and how a container runs |
+//! | `session` | what commands share: home, engine, async runtime, interrupts |
+//! | `clock` | the one place that asks what time it is |
+//! | `progress/` | the views of a build and of transfers |
+//! | `table`, `units` | columns, sizes and times as docker prints them |
+//! | `sink` | files and standard output as the ends of what commands write |
+//! | `terminal` | standard output, and whether anybody looks at it |
+//! | `failure` | `error:`, `caused by:`, `hint:`, and the exit code |
+
+mod args;
+mod clock;
+mod commands;
+mod failure;
+mod flags;
+mod progress;
+mod session;
+mod sink;
+mod table;
+mod terminal;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+// musl's malloc halves the speed of everything that moves bytes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return failure::usage(&error),
+    };
+    match commands::run(cli) {
+        Ok(code) => code,
+        Err(error) => failure::report(&error),
+    }
+}

@@ -1,0 +1,140 @@
+//! Sizes and times as docker prints them (the rules of `go-units`).
+
+use jiff::Timestamp;
+
+/// Prints a size with three digits and a decimal unit: `78.1MB`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    // 999.5 would be printed as `1e+03` by the rule of three digits.
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let decimals = if value >= 99.95 {
+        0
+    } else if value >= 9.995 {
+        1
+    } else {
+        2
+    };
+    let text = format!("{value:.decimals$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{}", UNITS[unit])
+}
+
+/// Reads a size as docker takes it: `64m`, `1.5GB`, `1024`, with powers of 1024.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let bad = || format!("`{text}` is not a size such as `64m` or `1.5g`");
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let shift = match unit.trim().to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        "p" => 50,
+        _ => return Err(bad()),
+    };
+    let number: f64 = number.parse().map_err(|_| bad())?;
+    #[expect(clippy::cast_precision_loss, reason = "a power of two is exact")]
+    let value = number * (1u64 << shift) as f64;
+    if !value.is_finite() || value >= 9e18 {
+        return Err(bad());
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked just above; there is no sign")]
+    Ok(value as u64)
+}
+
+/// Tells in words how long ago something was: `3 days ago`.
+pub(crate) fn ago(then: Option<&str>, now: Timestamp) -> String {
+    match then.and_then(|text| text.parse::<Timestamp>().ok()) {
+        Some(then) if then.as_second() > 0 => format!("{} ago", duration(now.as_second() - then.as_second())),
+        // Reproducible images say 1970, and some say nothing; docker prints the same for both.
+        _ => "N/A".into(),
+    }
+}
+
+fn duration(seconds: i64) -> String {
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    match seconds {
+        ..1 => "Less than a second".into(),
+        1 => "1 second".into(),
+        2..60 => format!("{seconds} seconds"),
+        60..120 => "About a minute".into(),
+        _ if minutes < 60 => format!("{minutes} minutes"),
+        _ if hours == 1 => "About an hour".into(),
+        _ if hours < 48 => format!("{hours} hours"),
+        _ if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        _ if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", hours / 24 / 365),
+    }
+}
+
+/// Prints how long something took: `0.3s`, `1m 4.2s`.
+pub(crate) fn took(time: std::time::Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 60.0 {
+        format!("{seconds:.1}s")
+    } else {
+        format!("{:.0}m {:.1}s", (seconds / 60.0).floor(), seconds % 60.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_dockers() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (1_240, "1.24kB"),
+            (78_123_456, "78.1MB"),
+            (999_600, "1MB"),
+            (123_456_789, "123MB"),
+            (4_260_000, "4.26MB"),
+            (1_500_000_000, "1.5GB"),
+            (100_000, "100kB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_in_powers_of_1024() {
+        for (text, bytes) in [("64m", 64 << 20), ("1.5g", 3 << 29), ("1024", 1024), ("2KiB", 2048), ("1GB", 1 << 30)] {
+            assert_eq!(parse_size(text), Ok(bytes));
+        }
+        for text in ["", "m", "1x", "-1", "1e400", "99999999999g"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_read_as_dockers() {
+        let now: Timestamp = "2026-11-20T12:00:00Z".parse().expect("valid");
+        for (then, text) in [
+            ("2026-11-20T12:00:00Z", "Less than a second ago"),
+            ("2026-11-20T11:59:18Z", "42 seconds ago"),
+            ("2026-11-20T11:58:50Z", "About a minute ago"),
+            ("2026-11-20T11:10:00Z", "50 minutes ago"),
+            ("2026-11-20T11:00:00Z", "About an hour ago"),
+            ("2026-11-19T11:00:00Z", "25 hours ago"),
+            ("2026-11-12T12:00:00Z", "8 days ago"),
+            ("2026-10-12T12:00:00Z", "5 weeks ago"),
+            ("2025-11-20T12:00:00Z", "12 months ago"),
+            ("2020-11-20T12:00:00Z", "6 years ago"),
+            ("1970-01-01T00:00:00Z", "N/A"),
+        ] {
+            assert_eq!(ago(Some(then), now), text, "{then}");
+        }
+        assert_eq!(ago(None, now), "N/A");
+    }
+}
