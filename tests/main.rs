@@ -1,0 +1,36 @@
+//! End-to-end tests on the real binary: one file per command, and the house rules.
+
+#![expect(unreachable_pub, reason = "one test binary: `pub` marks what files share")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests start programs, write fixtures, and fail by panicking"
+)]
+
+mod apps;
+mod build;
+mod clients;
+mod completion;
+mod crash;
+mod debug;
+mod full_disk;
+mod history;
+mod house;
+mod images;
+mod import;
+mod inspect;
+mod interrupt;
+mod load;
+mod login;
+mod logout;
+mod pull;
+mod push;
+mod readme;
+mod rmi;
+mod run;
+mod save;
+mod serve;
+mod support;
+mod tag;
+mod version;
