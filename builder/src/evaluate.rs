@@ -11,7 +11,8 @@ use oci::Platform;
 use crate::dockerfile::expand;
 use crate::dockerfile::{self, BuildArg, Escape, Instruction, KeyValue, Span, Statement};
 use crate::error::{BuildError, Diagnostic};
-use crate::events::{BuildEvent, BuildEvents};
+use crate::events::{BuildEvent, BuildEvents, Surroundings};
+use crate::executor::Security;
 use crate::fault::Fault;
 use crate::files::path::clean;
 use crate::graph::{Graph, MakeFolderOperation, SourceStep, Step, StepIndex, StepKind};
@@ -210,6 +211,7 @@ impl<'a> Evaluator<'a> {
                 ignore_cache: false,
             });
             let mut state = ImageState::of_image(self.platform, &config, layers, top);
+            self.graph.surround(top, || state.surroundings(self.context.request.network));
             triggers = std::mem::take(&mut state.config.on_build);
             state
         };
@@ -363,7 +365,13 @@ impl<'a> Evaluator<'a> {
         let stage = &self.context.plan.stages[walk.index];
         let named = |filter: &String| stage.from.name.as_deref() == Some(&filter.to_lowercase());
         let ignore_cache = request.no_cache || request.no_cache_filter.iter().any(named);
-        self.graph.add(Step { kind, name, span: Some(statement.span.clone()), ignore_cache })
+        let (network, security) = match &kind {
+            StepKind::Exec(exec) => (exec.network, exec.security),
+            _ => (request.network, Security::Sandbox),
+        };
+        let step = self.graph.add(Step { kind, name, span: Some(statement.span.clone()), ignore_cache });
+        self.graph.surround(step, || Surroundings { security, ..walk.state.surroundings(network) });
+        step
     }
 
     fn step_name(&self, walk: &mut StageWalk, text: &str) -> String {

@@ -1,9 +1,12 @@
 //! [`BuildEvents`]: what a build tells while it goes on.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::executor::Stream;
+use oci::{Descriptor, DiffId};
+
+use crate::executor::{Network, Security, Stream};
 
 /// Takes the events of a build, from several threads at once, and must be quick.
 pub trait BuildEvents: Send + Sync {
@@ -37,6 +40,18 @@ pub enum BuildEvent<'a> {
         /// What: any bytes, not always whole lines.
         bytes: &'a [u8],
     },
+    /// A step has a result, new or from the cache; comes before its end, and for steps too that people are not shown.
+    Made {
+        /// Which.
+        id: StepId,
+        /// The step whose layers it stands on; `None` for one that stands on nothing.
+        below: Option<StepId>,
+        /// What it adds to them, lowest first.
+        layers: Vec<(DiffId, Descriptor)>,
+        /// The step that people are shown in place of this one, when there is such: a `COPY --link` for putting its
+        /// layer in place.
+        shown_as: Option<StepId>,
+    },
     /// A step is over.
     StepFinished {
         /// Which.
@@ -66,6 +81,62 @@ pub struct PlannedStep {
     pub needs: Vec<StepId>,
     /// The lines of the Dockerfile, from 1.
     pub lines: Option<RangeInclusive<usize>>,
+    /// What a process in it sees beside the files; `None` when nothing says so.
+    pub surroundings: Option<Arc<Surroundings>>,
+    /// What a `RUN` mounts.
+    pub mounts: Vec<PlannedMount>,
+}
+
+/// What a process at some place in a Dockerfile sees beside the files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Variables, those of `ARG` included; never the value of a secret or of a proxy.
+    pub env: Vec<(String, String)>,
+    /// The working folder.
+    pub cwd: String,
+    /// `USER`.
+    pub user: String,
+    /// `SHELL`; empty when nothing chose one.
+    pub shell: Vec<String>,
+    /// The network of processes.
+    pub network: Network,
+    /// Their privileges.
+    pub security: Security,
+}
+
+/// A mount of a `RUN`, without what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedMount {
+    /// Where, absolute.
+    pub target: String,
+    /// What.
+    pub kind: PlannedMountKind,
+}
+
+/// What a [`PlannedMount`] mounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlannedMountKind {
+    /// Files of a context, a stage or an image.
+    Bind,
+    /// A cache.
+    Cache {
+        /// Its ID.
+        id: String,
+        /// Whether writing is refused.
+        read_only: bool,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Its largest size in bytes.
+        size: Option<u64>,
+    },
+    /// A secret.
+    Secret {
+        /// Its ID.
+        id: String,
+    },
+    /// A script written in the Dockerfile.
+    Script,
 }
 
 /// How a step ended.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use oci::users::ProcessUser;
 
 use crate::cancel::Cancel;
+use crate::events::StepId;
 
 /// Runs the process of a step.
 ///
@@ -12,7 +13,8 @@ use crate::cancel::Cancel;
 ///
 /// - `execute` returns when the process and all that it started are gone, and everything it printed has been given to
 ///   `step.output`.
-/// - What the process wrote is in `step.rootfs.upper` afterwards, as overlayfs writes it.
+/// - What the process wrote is in `step.rootfs.upper` afterwards, as overlayfs writes it. After a process that failed the
+///   builder does not look at it any more: whoever executes may take it.
 /// - Nothing stays mounted, whether it ends well, fails, or is cancelled.
 /// - When `step.cancel` is cancelled the process is killed and `execute` returns
 ///   [`ExecuteError::Cancelled`] within a second.
@@ -31,6 +33,8 @@ pub trait Executor: Send + Sync {
 
 /// A process to run, with everything resolved.
 pub struct ExecStep<'a> {
+    /// How events call the step.
+    pub id: StepId,
     /// Its root file system, to be mounted as an overlay, writable.
     pub rootfs: Overlay,
     /// The program and its arguments; never empty. The program is searched in the `PATH` of `env`.

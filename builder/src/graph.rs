@@ -6,10 +6,12 @@
 //! platforms share what they can.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use oci::{Descriptor, DiffId};
 
 use crate::dockerfile::{Sharing, Span};
+use crate::events::{PlannedMount, PlannedMountKind, Surroundings};
 use crate::executor::{Network, Security};
 use crate::files::copy::Selection;
 
@@ -21,6 +23,8 @@ pub(crate) type StepIndex = usize;
 pub(crate) struct Graph {
     pub(crate) steps: Vec<Step>,
     by_definition: HashMap<String, StepIndex>,
+    /// What processes see where a step stands in the Dockerfile; not part of what the step is.
+    surroundings: HashMap<StepIndex, Arc<Surroundings>>,
 }
 
 /// A node of the graph.
@@ -208,9 +212,48 @@ impl Graph {
             self.steps.len() - 1
         })
     }
+
+    /// Notes what processes see at a step; the first that asked for the step is the one that counts.
+    pub(crate) fn surround(&mut self, step: StepIndex, surroundings: impl FnOnce() -> Surroundings) {
+        self.surroundings.entry(step).or_insert_with(|| Arc::new(surroundings()));
+    }
+
+    /// Returns what processes see at a step.
+    pub(crate) fn surroundings(&self, step: StepIndex) -> Option<Arc<Surroundings>> {
+        self.surroundings.get(&step).cloned()
+    }
 }
 
 impl StepKind {
+    /// Returns the step whose layers this one stands on.
+    pub(crate) fn below(&self) -> Option<StepIndex> {
+        match self {
+            Self::Exec(exec) => exec.base,
+            Self::Copy(copy) => copy.base,
+            Self::MakeFolder(folder) => folder.base,
+            Self::Merge { base, .. } => *base,
+            Self::Source(_) | Self::Diff { .. } => None,
+        }
+    }
+
+    /// Returns what a process mounts, as events tell it.
+    pub(crate) fn planned_mounts(&self) -> Vec<PlannedMount> {
+        let Self::Exec(exec) = self else { return Vec::new() };
+        let planned = exec.mounts.iter().map(|mount| {
+            let kind = match &mount.source {
+                MountSource::Bind { .. } => PlannedMountKind::Bind,
+                MountSource::Cache { id, read_only, .. } => {
+                    PlannedMountKind::Cache { id: id.clone(), read_only: *read_only }
+                }
+                MountSource::Tmpfs { size } => PlannedMountKind::Tmpfs { size: *size },
+                MountSource::Secret { id, .. } => PlannedMountKind::Secret { id: id.clone() },
+                MountSource::Script { .. } => PlannedMountKind::Script,
+            };
+            PlannedMount { target: mount.target.clone(), kind }
+        });
+        planned.collect()
+    }
+
     /// Returns the steps that this one takes from.
     pub(crate) fn needs(&self) -> Vec<StepIndex> {
         let origin = |origin: &Origin| match origin {

@@ -7,6 +7,8 @@ use oci::{ContainerConfig, HealthConfig, History, ImageConfig, Platform};
 
 use crate::dockerfile::expand::Lookup;
 use crate::dockerfile::{CommandLine, Healthcheck};
+use crate::events::Surroundings;
+use crate::executor::{Network, Security};
 use crate::fault::Fault;
 use crate::go;
 use crate::graph::StepIndex;
@@ -129,6 +131,18 @@ impl ImageState {
     /// Continues an earlier stage: `FROM stage`.
     pub(crate) fn of_stage(stage: &Self) -> Self {
         Self { cmd_is_set: false, ..stage.clone() }
+    }
+
+    /// Returns what a process sees here beside the files.
+    pub(crate) fn surroundings(&self, network: Network) -> Surroundings {
+        Surroundings {
+            env: self.env.0.clone(),
+            cwd: self.working_dir(),
+            user: self.config.user.clone(),
+            shell: self.config.shell.clone(),
+            network,
+            security: Security::Sandbox,
+        }
     }
 
     /// Adds a line of history for an instruction that leaves the files alone.

@@ -61,7 +61,7 @@ pub mod source;
 pub use cancel::{Cancel, CancelGuard};
 pub use context::Context;
 pub use error::{BuildError, Diagnostic};
-pub use events::{BuildEvent, BuildEvents, Outcome, PlannedStep, StepId};
+pub use events::{BuildEvent, BuildEvents, Outcome, PlannedMount, PlannedMountKind, PlannedStep, StepId, Surroundings};
 pub use executor::{
     AddedHost, ExecStep, ExecuteError, Executor, ExitStatus, MountKind, Network, Overlay, Security, StepMount, Stream,
     Ulimit,

@@ -280,7 +280,8 @@ impl<'a> Solver<'a> {
             let node = &self.graph.steps[*step];
             let needs = needs.iter().copied().map(StepId).collect();
             let lines = node.span.as_ref().map(|span| span.first_line as usize..=span.last_line as usize);
-            PlannedStep { id: StepId(*step), name: node.name.clone(), needs, lines }
+            let (surroundings, mounts) = (self.graph.surroundings(*step), node.kind.planned_mounts());
+            PlannedStep { id: StepId(*step), name: node.name.clone(), needs, lines, surroundings, mounts }
         });
         planned.collect()
     }
@@ -365,6 +366,7 @@ impl<'a> Solver<'a> {
             workshop: self.workshop,
             results,
             ignore_cache: step.ignore_cache,
+            id,
             name: &step.name,
             output: &output,
         };
@@ -384,6 +386,14 @@ impl<'a> Solver<'a> {
             }
         };
         let made = made.map_err(|error| self.place.step_error(error, step.span.as_ref()));
+        if let Ok(made) = &made {
+            let below = step.kind.below();
+            let stands_on = bench.layers(below).map_or(0, |below| below.stack.len());
+            let added = made.layers.stack.iter().skip(stands_on);
+            let layers = added.map(|layer| (layer.diff_id.clone(), layer.blob.clone())).collect();
+            let shown_as = if let StepKind::Merge { top, .. } = &step.kind { Some(StepId(*top)) } else { None };
+            self.events.event(BuildEvent::Made { id, below: below.map(StepId), layers, shown_as });
+        }
         if shown {
             let outcome = match &made {
                 Ok(Made { cached: true, .. }) => Outcome::Cached,

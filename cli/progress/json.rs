@@ -52,6 +52,7 @@ impl BuildEvents for Json {
                 let text = String::from_utf8_lossy(bytes);
                 print(&json!({ "event": "output", "step": id.0, "stream": stream, "text": text }));
             }
+            BuildEvent::Made { .. } => {}
             BuildEvent::StepFinished { id, outcome, took } => {
                 let (outcome, error) = match outcome {
                     Outcome::Done => ("done", None),

@@ -184,6 +184,7 @@ impl BuildEvents for Live {
                 let much = tail.len().saturating_sub(TAIL);
                 tail.drain(..much);
             }
+            BuildEvent::Made { .. } => {}
             BuildEvent::StepFinished { id, outcome, took } => {
                 for key in [(id, false), (id, true)] {
                     if let Some(rest) = state.lines.remove(&key).and_then(|mut lines| lines.rest()) {
@@ -239,6 +240,8 @@ mod tests {
             name: (*name).into(),
             needs: Vec::new(),
             lines: None,
+            surroundings: None,
+            mounts: Vec::new(),
         });
         steps.plan(&planned.collect::<Vec<_>>());
         steps.get(StepId(0)).ended = Some((Outcome::Cached, Duration::ZERO));

@@ -75,6 +75,7 @@ impl BuildEvents for Plain {
                     state.print(id, &line);
                 }
             }
+            BuildEvent::Made { .. } => {}
             BuildEvent::StepFinished { id, outcome, took } => {
                 for key in [(id, false), (id, true)] {
                     if let Some(rest) = state.lines.remove(&key).and_then(|mut lines| lines.rest()) {

@@ -143,7 +143,14 @@ mod tests {
     fn names_output_and_warnings_cannot_draw_on_the_terminal() {
         let mut steps = Steps::default();
         let name = "RUN echo \x1b[2Jx\nmore".into();
-        steps.plan(&[PlannedStep { id: StepId(0), name, needs: Vec::new(), lines: None }]);
+        steps.plan(&[PlannedStep {
+            id: StepId(0),
+            name,
+            needs: Vec::new(),
+            lines: None,
+            surroundings: None,
+            mounts: Vec::new(),
+        }]);
         assert_eq!(steps.get(StepId(0)).name, "RUN echo x");
         steps.warn("\x1b]0;title\x07odd", None);
         assert_eq!(steps.warnings().as_deref(), Some("1 warning:\n - odd"));

@@ -16,6 +16,7 @@ use crate::cache::{self, Record};
 use crate::cache_key::CacheKey;
 use crate::cancel::Cancel;
 use crate::context::LazyContext;
+use crate::events::StepId;
 use crate::executor::{Executor, Stream};
 use crate::fault::{Fault, StepError};
 use crate::files::source::SourceTree;
@@ -43,6 +44,8 @@ pub(crate) struct Bench<'a> {
     /// The results of the steps that it needs.
     pub(crate) results: BTreeMap<StepIndex, Arc<Layers>>,
     pub(crate) ignore_cache: bool,
+    /// How events call it.
+    pub(crate) id: StepId,
     /// What the cache's records call it.
     pub(crate) name: &'a str,
     /// Takes what a process prints.

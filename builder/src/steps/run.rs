@@ -46,6 +46,7 @@ pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, 
         (bench.output)(stream, bytes);
     };
     let step = ExecStep {
+        id: bench.id,
         rootfs: Overlay { lower: active.lower(), upper: active.upper(), work: active.work() },
         argv: operation.argv.clone(),
         env: environment(operation, &prepared.env, &user),

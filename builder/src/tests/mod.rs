@@ -210,7 +210,7 @@ impl BuildEvents for Seen {
             BuildEvent::Planned { steps } => {
                 self.names.lock().expect("whole").extend(steps.into_iter().map(|step| (step.id.0, step.name)));
             }
-            BuildEvent::StepStarted { .. } => {}
+            BuildEvent::StepStarted { .. } | BuildEvent::Made { .. } => {}
             BuildEvent::Output { bytes, .. } => self.output.lock().expect("whole").extend_from_slice(bytes),
             BuildEvent::StepFinished { id, outcome, .. } => {
                 self.outcomes.lock().expect("whole").push((id.0, outcome));
