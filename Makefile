@@ -25,7 +25,7 @@ check:
 
 bench: release
 	scripts/setup test
-	python3 benches/journey.py $(binary)
+	failed=; for bench in $(filter-out benches/harness.py benches/peers.py,$(wildcard benches/*.py)); do python3 $$bench $(binary) --plots target/plots || failed=1; done; [ -z "$$failed" ]
 
 clean:
 	cargo clean
