@@ -1,5 +1,6 @@
 //! `slipway build`: a Dockerfile and a context in, an image out.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use builder::{AddedHost, BuildRequest, Context, DockerfileSource, NamedContext, Network, PullPolicy, SecretSource};
 use engine::Cancel;
+use engine::context_spec::ContextSpec;
 use engine::ops::build::{BuildOpError, BuildOptions, BuildResult, build};
 use engine::output::Finish;
 
@@ -45,7 +47,7 @@ environment is a build argument too: the same files then give the same image at 
 pub(crate) struct Args {
     /// Folder that COPY and ADD read; `-` reads a Dockerfile from standard input, and there are no files
     #[arg(value_name = "FOLDER|-")]
-    context: Option<PathBuf>,
+    context: Option<OsString>,
     /// What to call the image
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
     tags: Vec<oci::Reference>,
@@ -240,7 +242,7 @@ fn request(args: &Args) -> anyhow::Result<BuildRequest> {
 
 /// Finds the context and the Dockerfile: each may be standard input, but not both.
 fn context(args: &Args) -> anyhow::Result<(Context, DockerfileSource)> {
-    let Some(folder) = &args.context else {
+    let Some(text) = &args.context else {
         let error = anyhow::anyhow!("`slipway build` requires 1 argument");
         let hint = "name the folder with the files to build from, mostly `.`; see `slipway build --help`";
         return Err(Failure::new(error).code(1).hint(hint).into());
@@ -251,30 +253,44 @@ fn context(args: &Args) -> anyhow::Result<(Context, DockerfileSource)> {
         io::stdin().read_to_end(&mut bytes).context("cannot read the Dockerfile from standard input")?;
         Ok(DockerfileSource { name: "-".into(), bytes, ignore: None })
     };
-    if is_stdin(folder) {
-        anyhow::ensure!(
-            !args.file.as_deref().is_some_and(is_stdin),
-            "standard input cannot be both the context and the Dockerfile"
-        );
-        let dockerfile = from_stdin()?;
-        if dockerfile.bytes.starts_with(&[0x1f, 0x8b]) || dockerfile.bytes.get(257..262) == Some(b"ustar") {
-            let error = anyhow::anyhow!("a tar as the context is not supported yet");
-            return Err(Failure::new(error).hint("unpack it, and name the folder").into());
+    let folder = match ContextSpec::positional(text)? {
+        ContextSpec::Folder(folder) => folder,
+        ContextSpec::Stdin => {
+            anyhow::ensure!(
+                !args.file.as_deref().is_some_and(is_stdin),
+                "standard input cannot be both the context and the Dockerfile"
+            );
+            let dockerfile = from_stdin()?;
+            if dockerfile.bytes.starts_with(&[0x1f, 0x8b]) || dockerfile.bytes.get(257..262) == Some(b"ustar") {
+                let error = anyhow::anyhow!("a tar as the context is not supported yet");
+                return Err(Failure::new(error).hint("unpack it, and name the folder").into());
+            }
+            return Ok((Context::None, dockerfile));
         }
-        return Ok((Context::None, dockerfile));
-    }
-    let metadata = std::fs::metadata(folder)
-        .with_context(|| format!("unable to prepare context: path `{}` not found", folder.display()))?;
-    anyhow::ensure!(metadata.is_dir(), "unable to prepare context: `{}` is not a folder", folder.display());
+        other => return Err(not_yet(&other).context(format!("`{}`", text.display()))),
+    };
     let dockerfile = match &args.file {
         Some(file) if is_stdin(file) => from_stdin()?,
-        file => DockerfileSource::read(folder, file.as_deref()).map_err(|error| {
+        file => DockerfileSource::read(&folder, file.as_deref()).map_err(|error| {
             let missing = error.source.kind() == io::ErrorKind::NotFound;
             let failure = Failure::new(error);
             if missing { failure.hint("name the Dockerfile with -f, or the folder that has one") } else { failure }
         })?,
     };
-    Ok((Context::Folder(folder.clone()), dockerfile))
+    Ok((Context::Folder(folder), dockerfile))
+}
+
+/// Refuses a kind of context that nothing reads yet.
+fn not_yet(spec: &ContextSpec) -> anyhow::Error {
+    let kind = match spec {
+        ContextSpec::Folder(_) => "a folder",
+        ContextSpec::Stdin => "standard input",
+        ContextSpec::Git(_) => "a git repository",
+        ContextSpec::Http(_) => "an HTTP address",
+        ContextSpec::OciLayout(_) => "an OCI layout",
+        ContextSpec::Image(_) | ContextSpec::Scratch => "an image",
+    };
+    anyhow::anyhow!("{kind} as this context is not supported yet")
 }
 
 /// Reads `id=ID[,src=FILE|,env=NAME]`. Without a source it is the variable called ID, or else the file.
@@ -303,15 +319,12 @@ fn secret_source(text: &str) -> anyhow::Result<(String, SecretSource)> {
 }
 
 fn named_context(text: &str) -> anyhow::Result<(String, NamedContext)> {
-    let (name, value) = text.split_once('=').with_context(|| format!("`{text}` is not of the form NAME=VALUE"))?;
-    let context = match value.split_once("://") {
-        Some(("docker-image", image)) => NamedContext::Image(image.parse()?),
-        Some((kind, _)) => anyhow::bail!("`{text}`: contexts of the kind {kind}:// are not supported yet"),
-        None => {
-            let path = PathBuf::from(value);
-            anyhow::ensure!(path.is_dir(), "`{text}`: `{value}` is not a folder");
-            NamedContext::Files(Context::Folder(path))
-        }
+    let (name, spec) = ContextSpec::named(text)?;
+    let context = match spec {
+        ContextSpec::Folder(folder) => NamedContext::Files(Context::Folder(folder)),
+        ContextSpec::Image(image) => NamedContext::Image(image),
+        ContextSpec::Scratch => NamedContext::Files(Context::None),
+        other => return Err(not_yet(&other).context(format!("`{text}`"))),
     };
-    Ok((name.into(), context))
+    Ok((name, context))
 }

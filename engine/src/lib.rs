@@ -5,6 +5,7 @@
 //! | [`ops`] | one file per command, with the options it takes and the result it gives |
 //! | [`executor`] | how a `RUN` step becomes a container: `builder::Executor` filled in with `runtime` |
 //! | [`image_source`] | where `FROM` and `run` find images: the store, else a registry |
+//! | [`context_spec`] | what a user means by a build context: a folder, a tar, a repository, an image |
 //! | [`publish`] | images as registries and archives have them: with compressed layers |
 //! | [`archive`] | images in one file, as docker and OCI write them |
 //! | [`output`] | where `build -o` puts its result |
@@ -18,6 +19,7 @@
 
 pub mod advice;
 pub mod archive;
+pub mod context_spec;
 pub mod devices;
 pub mod executor;
 pub mod image_source;
