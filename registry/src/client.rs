@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! login  pull  push        what a user asks for           login.rs  pull.rs  push.rs
+//!                          what is beside images          artifact.rs
 //!         |     |
 //!   download  upload       one blob, carried on when      download.rs  upload.rs  sources.rs
 //!         |     |          the connection breaks
@@ -23,6 +24,7 @@
 //! certificates come in through [`ClientOptions`]. (A credential helper that is run sees the environment, as docker's
 //! do.)
 
+pub mod artifact;
 mod login;
 mod pull;
 mod push;

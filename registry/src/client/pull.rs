@@ -101,10 +101,10 @@ pub async fn resolve(client: &Client, reference: &Reference) -> Result<Descripto
 }
 
 /// A manifest or an index, with its exact bytes.
-struct Document {
-    descriptor: Descriptor,
+pub(super) struct Document {
+    pub(super) descriptor: Descriptor,
     bytes: Bytes,
-    parsed: Parsed,
+    pub(super) parsed: Parsed,
     /// Whether the store has it.
     stored: bool,
 }
@@ -323,7 +323,7 @@ fn offered(index: &Index) -> Vec<String> {
 }
 
 /// Returns how the registry is asked for a reference.
-fn name_of(reference: &Reference) -> String {
+pub(super) fn name_of(reference: &Reference) -> String {
     match (reference.digest(), reference.tag()) {
         (Some(digest), _) => digest.to_string(),
         (None, Some(tag)) => tag.to_string(),
@@ -378,7 +378,7 @@ async fn head(session: &Session, reference: &Reference) -> Result<Option<Descrip
 }
 
 /// Fetches a manifest by tag or digest, and checks its bytes.
-async fn get(
+pub(super) async fn get(
     session: &Session,
     reference: &Reference,
     name: &str,

@@ -72,11 +72,11 @@ struct Document {
     parsed: Parsed,
 }
 
-struct Pusher<'a> {
-    session: &'a Session,
-    store: &'a Store,
-    reference: &'a Reference,
-    events: &'a dyn TransferEvents,
+pub(super) struct Pusher<'a> {
+    pub(super) session: &'a Session,
+    pub(super) store: &'a Store,
+    pub(super) reference: &'a Reference,
+    pub(super) events: &'a dyn TransferEvents,
 }
 
 impl Pusher<'_> {
@@ -158,7 +158,7 @@ impl Pusher<'_> {
     }
 
     /// Sees to it that the repository has a blob.
-    async fn blob(&self, blob: &Descriptor) -> Result<(), PushError> {
+    pub(super) async fn blob(&self, blob: &Descriptor) -> Result<(), PushError> {
         let state = if upload::exists(self.session, blob).await? {
             BlobState::LayerAlreadyExists
         } else {

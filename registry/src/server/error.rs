@@ -42,6 +42,8 @@ pub(crate) enum RequestError {
     MissingReference { digest: Digest },
     #[error("the manifest is not acceptable")]
     BadManifest { source: ManifestError },
+    #[error("tag `{tag}` names something else by now")]
+    TagMoved { tag: String },
     #[error("the manifest is longer than {limit} bytes")]
     ManifestTooLarge { limit: usize },
     #[error("the bytes hash to {actual}, expected {expected}")]
@@ -86,6 +88,7 @@ impl RequestError {
             Self::UnknownManifest { .. } => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
             Self::MissingReference { .. } => (StatusCode::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN"),
             Self::BadManifest { .. } => (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
+            Self::TagMoved { .. } => (StatusCode::PRECONDITION_FAILED, "DENIED"),
             Self::ManifestTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
             Self::SizeMismatch { .. } => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
             Self::BadContentRange { .. } => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),

@@ -10,7 +10,7 @@ use store::{BlobError, Repository, Store};
 use super::App;
 use super::body::read_all;
 use super::error::RequestError;
-use super::response::{self, not_modified};
+use super::response::{self, Condition, not_modified};
 use super::routes::ManifestReference;
 
 /// Answers `GET` and `HEAD /v2/NAME/manifests/REFERENCE` (distribution-spec, "Pulling manifests").
@@ -51,6 +51,8 @@ pub(crate) async fn read(
 }
 
 /// Answers `PUT /v2/NAME/manifests/REFERENCE[?tag=TAG…]` (distribution-spec, "Pushing Manifests").
+///
+/// With `If-Match` or `If-None-Match` (RFC 9110), a tag is moved only if it names what the client read.
 pub(crate) async fn put(
     app: &App,
     headers: &HeaderMap,
@@ -69,10 +71,20 @@ pub(crate) async fn put(
             None
         }
     };
+    // What is named by its digest never changes.
+    let condition = digest.is_none().then(|| Condition::of(headers)).flatten();
     let (store, here, sparse) = (app.store().clone(), app.repository(repository), app.sparse());
     let (digest, record, tags) = store::blocking::run(move || -> Result<_, RequestError> {
         let (digest, record) = check(&store, &here, &bytes, digest, sent_as.as_deref(), sparse)?;
-        here.put_manifest(&NewManifest { digest: &digest, bytes: &bytes, record: &record, tags: &tags })?;
+        let new = NewManifest { digest: &digest, bytes: &bytes, record: &record, tags: &tags };
+        match (condition, tags.first()) {
+            (Some(condition), Some(tag)) => {
+                if !here.put_manifest_if(&new, tag, |current| condition.holds(current))? {
+                    return Err(RequestError::TagMoved { tag: tag.to_string() });
+                }
+            }
+            _ => here.put_manifest(&new)?,
+        }
         Ok((digest, record, tags))
     })
     .await?;

@@ -78,6 +78,38 @@ pub(crate) fn not_modified(headers: &HeaderMap, digest: &Digest) -> bool {
         .any(|tag| tag == "*" || tag == ours)
 }
 
+/// What a client wants to hold before something is replaced (RFC 9110, sections 13.1.1 and 13.1.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// It is one of these; any for `*`.
+    Is(Vec<String>),
+    /// It is none of these; there is nothing for `*`.
+    IsNot(Vec<String>),
+}
+
+impl Condition {
+    /// Reads the condition, if there is one.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        let tags = |name: HeaderName| -> Option<Vec<String>> {
+            let mut values = headers.get_all(name).iter().peekable();
+            values.peek()?;
+            let text = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+            Some(text.map(|tag| tag.trim().to_owned()).collect())
+        };
+        tags(header::IF_MATCH).map(Self::Is).or_else(|| tags(header::IF_NONE_MATCH).map(Self::IsNot))
+    }
+
+    /// Tells whether it holds for what is there.
+    pub(crate) fn holds(&self, current: Option<&Digest>) -> bool {
+        let among =
+            |tags: &[String]| current.is_some_and(|digest| tags.iter().any(|tag| tag == "*" || *tag == etag(digest)));
+        match self {
+            Self::Is(tags) => among(tags),
+            Self::IsNot(tags) => !among(tags),
+        }
+    }
+}
+
 /// Says that the client already has this content.
 pub(crate) fn not_modified_answer(digest: &Digest) -> Response<Body> {
     let mut answer = Response::new(Body::empty());
@@ -96,4 +128,26 @@ pub(crate) fn encoded(text: &str) -> String {
         }
         url
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_is_about_what_a_tag_names_now() {
+        let (one, two) = (Digest::sha256(b"1"), Digest::sha256(b"2"));
+        let condition = |name: HeaderName, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_str(value).expect("a header"));
+            Condition::of(&headers).expect("a condition")
+        };
+        let is = condition(header::IF_MATCH, &format!("\"x\", {}", etag(&one)));
+        assert!(is.holds(Some(&one)) && !is.holds(Some(&two)) && !is.holds(None));
+        let any = condition(header::IF_MATCH, "*");
+        assert!(any.holds(Some(&two)) && !any.holds(None));
+        let new = condition(header::IF_NONE_MATCH, "*");
+        assert!(new.holds(None) && !new.holds(Some(&one)));
+        assert_eq!(Condition::of(&HeaderMap::new()), None);
+    }
 }

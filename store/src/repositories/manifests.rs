@@ -82,8 +82,29 @@ impl Repository {
     /// All of it is on the disk when this returns. After a crash in the middle, no tag names a manifest that is not
     /// there.
     pub fn put_manifest(&self, new: &NewManifest<'_>) -> Result<(), RepositoryError> {
-        let NewManifest { digest, bytes, record, tags } = new;
         let _lock = self.lock(Lock::Shared)?;
+        self.write_manifest(new)
+    }
+
+    /// Does the same, if `holds` says so of what `tag` names now; otherwise changes nothing. Tells whether it did. No
+    /// other change of the repository comes between.
+    pub fn put_manifest_if(
+        &self,
+        new: &NewManifest<'_>,
+        tag: &Tag,
+        holds: impl FnOnce(Option<&Digest>) -> bool,
+    ) -> Result<bool, RepositoryError> {
+        let _lock = self.lock(Lock::Exclusive)?;
+        let current = self.tag(tag)?;
+        if !holds(current.as_ref().map(|named| &named.digest)) {
+            return Ok(false);
+        }
+        self.write_manifest(new).map(|()| true)
+    }
+
+    /// Writes a manifest and its tags. The caller holds the repository's lock.
+    fn write_manifest(&self, new: &NewManifest<'_>) -> Result<(), RepositoryError> {
+        let NewManifest { digest, bytes, record, tags } = new;
         // The blob comes before the record that keeps it.
         let _unfinished = self.home.begin();
         let mut batch = Batch::new(&self.home);
