@@ -11,6 +11,7 @@ use crate::fault::{Fault, StepError};
 use crate::files::index::LayerIndex;
 use crate::files::source::SourceTree;
 use crate::files::view::View;
+use crate::remote_cache::{BringError, RemoteCache};
 
 /// A stack of layers, with the files that they make unpacked only when somebody needs them to be.
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ pub(crate) struct Layer {
     pub(crate) chain: ChainId,
     /// For a layer that was built here, and so is a plain tar: its headers, once somebody looked.
     pub(crate) index: Option<Arc<OnceLock<Arc<LayerIndex>>>>,
+    /// Where the blob is to be had, when it may not be here.
+    pub(crate) remote: Option<Arc<dyn RemoteCache>>,
 }
 
 /// Up to so many headers of a new layer stay in memory.
@@ -46,17 +49,24 @@ impl Layers {
         let mut stack: Vec<Arc<Layer>> = Vec::with_capacity(layers.len());
         for (diff_id, blob) in layers {
             let chain = stack.last().map_or_else(|| ChainId::base(diff_id), |below| below.chain.then(diff_id));
-            stack.push(Arc::new(Layer { diff_id: diff_id.clone(), blob: blob.clone(), chain, index: None }));
+            let (diff_id, blob) = (diff_id.clone(), blob.clone());
+            stack.push(Arc::new(Layer { diff_id, blob, chain, index: None, remote: None }));
         }
         Self { stack, created, ..Self::default() }
     }
 
     /// Puts one more layer on top, which was built here.
     pub(crate) fn then(below: Option<&Self>, record: &Record) -> Self {
+        Self::then_from(below, record, None)
+    }
+
+    /// Puts one more layer on top, which may be somewhere else.
+    pub(crate) fn then_from(below: Option<&Self>, record: &Record, remote: Option<Arc<dyn RemoteCache>>) -> Self {
         let mut stack = below.map(|below| below.stack.clone()).unwrap_or_default();
         let chain = stack.last().map_or_else(|| ChainId::base(&record.diff_id), |top| top.chain.then(&record.diff_id));
         let index = Some(Arc::default());
-        stack.push(Arc::new(Layer { diff_id: record.diff_id.clone(), blob: record.descriptor(), chain, index }));
+        let (diff_id, blob) = (record.diff_id.clone(), record.descriptor());
+        stack.push(Arc::new(Layer { diff_id, blob, chain, index, remote }));
         Self { stack, created: Some(record.created), ..Self::default() }
     }
 
@@ -118,6 +128,11 @@ impl Layers {
         Ok(self.source.get_or_init(|| Arc::new(SourceTree::of_layers(tree))).clone())
     }
 
+    /// Fetches the blobs of all layers that are somewhere else.
+    pub(crate) fn bring(&self, store: &Store, cancel: &Cancel) -> Result<(), StepError> {
+        bring(&self.stack.iter().collect::<Vec<_>>(), store, cancel)
+    }
+
     /// Returns a view of the files for looking at a few of them: unpacks nothing that was built here.
     pub(crate) fn view(&self, store: &Store, cancel: &Cancel) -> Result<View, StepError> {
         let mut view = View { blobs: Some(store.blobs().clone()), ..View::empty() };
@@ -140,6 +155,7 @@ impl Layers {
             let index = match cell.get() {
                 Some(index) => index.clone(),
                 None => {
+                    bring(&[top], store, cancel)?;
                     let index = Arc::new(LayerIndex::read(store.blobs(), &top.blob.digest)?);
                     cell.get_or_init(|| index).clone()
                 }
@@ -151,11 +167,44 @@ impl Layers {
     }
 }
 
+/// Fetches those blobs that are somewhere else and not here yet.
+fn bring(layers: &[&Arc<Layer>], store: &Store, cancel: &Cancel) -> Result<(), StepError> {
+    let mut missing: Vec<(DiffId, Descriptor)> = Vec::new();
+    let mut from = None;
+    for layer in layers {
+        let Some(remote) = &layer.remote else { continue };
+        if !store.blobs().has(&layer.blob)? {
+            missing.push((layer.diff_id.clone(), layer.blob.clone()));
+            from = Some(remote);
+        }
+    }
+    let Some(remote) = from else { return Ok(()) };
+    remote.bring(&missing, cancel).map_err(|error| match error {
+        BringError::Cancelled => StepError::Cancelled,
+        error @ BringError::Layer { .. } => Fault::because("a cached layer is needed", &error).into(),
+    })
+}
+
+/// Fetches what unpacking a stack needs.
+fn bring_unpacked(stack: &[Arc<Layer>], store: &Store, cancel: &Cancel) -> Result<(), StepError> {
+    if stack.iter().all(|layer| layer.remote.is_none()) {
+        return Ok(());
+    }
+    let mut needed = Vec::new();
+    for layer in stack {
+        if store.snapshots().get(&layer.chain)?.is_none() {
+            needed.push(layer);
+        }
+    }
+    bring(&needed, store, cancel)
+}
+
 fn unpack(stack: &[Arc<Layer>], store: &Store, cancel: &Cancel) -> Result<Snapshot, StepError> {
     let Some(top) = stack.last() else { return Ok(Snapshot::empty()) };
     if let Some(snapshot) = store.snapshots().get(&top.chain).map_err(Fault::from)? {
         return Ok(snapshot);
     }
+    bring_unpacked(stack, store, cancel)?;
     let layers: Vec<_> = stack.iter().map(|layer| (layer.diff_id.clone(), layer.blob.clone())).collect();
     let unpacked = store.snapshots().ensure_unless(&layers, &|_| {}, &|| cancel.is_cancelled());
     unpacked.map_err(|error| if cancel.is_cancelled() { StepError::Cancelled } else { error.into() })

@@ -13,6 +13,7 @@
 //! | `plan` | the stages, and finding one by what the user calls it |
 //! | `evaluate`, `image_state` | instructions to steps and image configs: variables, images, triggers |
 //! | `graph` | the steps, of the kinds that LLB has |
+//! | [`remote_cache`] | [`RemoteCache`]: a build cache somewhere else, and its records as JSON (the engine fills it in) |
 //! | `cache_key`, `cache`, `stat_cache` | what a step's result is filed under; what need not be read again |
 //! | [`solve`] | [`build`]: runs the steps, several at once |
 //! | `steps` | what each kind of step does |
@@ -38,6 +39,7 @@ mod ports;
 
 mod cache;
 mod cache_key;
+pub mod remote_cache;
 pub mod solve;
 mod steps;
 
@@ -66,6 +68,7 @@ pub use executor::{
     AddedHost, ExecStep, ExecuteError, Executor, ExitStatus, MountKind, Network, Overlay, Security, StepMount, Stream,
     Ulimit,
 };
+pub use remote_cache::{CacheTransfer, RemoteCache};
 pub use request::{Allowed, BuildRequest, Built, BuiltImage, DockerfileSource, NamedContext, PullPolicy, SecretSource};
 pub use solve::build;
 pub use source::{ImageSource, ImageSourceError};

@@ -7,6 +7,7 @@ use oci::{Descriptor, Digest, ImageConfig, Platform};
 
 use crate::context::Context;
 use crate::executor::{AddedHost, Network, Ulimit};
+use crate::remote_cache::CacheTransfer;
 
 /// Everything that decides what a build makes.
 ///
@@ -56,6 +57,8 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<i64>,
     /// How many steps run at once; as many as there are processors when 0.
     pub parallelism: usize,
+    /// What is taken from caches elsewhere, and noted for them.
+    pub transfer: CacheTransfer,
 }
 
 impl BuildRequest {
@@ -83,6 +86,7 @@ impl BuildRequest {
             now,
             source_date_epoch: None,
             parallelism: 0,
+            transfer: CacheTransfer::default(),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::graph::{Graph, StepIndex, StepKind};
 use crate::image_state::ImageState;
 use crate::layers::Layers;
 use crate::plan::Plan;
+use crate::remote_cache::write_inline;
 use crate::request::{BuildRequest, Built, NamedContext};
 use crate::source::ImageSource;
 use crate::steps::{self, Bench, Made, Workshop, timestamp};
@@ -48,6 +49,32 @@ pub fn build(
     events: &dyn BuildEvents,
     cancel: &Cancel,
 ) -> Result<Built, BuildError> {
+    let lost = || request.transfer.remote.as_ref().map_or(0, |remote| remote.lost());
+    loop {
+        let before = lost();
+        let built = attempt(request, store, executor, images, events, cancel);
+        match &built {
+            // The cache promised a layer that it could not give. Without that promise its step is done here.
+            Err(error) if lost() > before && !cancel.is_cancelled() => {
+                let message = format!("doing again what the cache could not give: {error}");
+                events.event(BuildEvent::Warning { message, lines: None });
+            }
+            _ => return built,
+        }
+    }
+}
+
+fn attempt(
+    request: &BuildRequest,
+    store: &Store,
+    executor: &dyn Executor,
+    images: &dyn ImageSource,
+    events: &dyn BuildEvents,
+    cancel: &Cancel,
+) -> Result<Built, BuildError> {
+    if let Some(ledger) = &request.transfer.ledger {
+        ledger.clear();
+    }
     let text: Arc<str> = String::from_utf8_lossy(&request.dockerfile.bytes).into();
     let place = Place { file: &request.dockerfile.name, text };
     let parsed = dockerfile::parse(&request.dockerfile.bytes).map_err(|error| place.parse_error(error))?;
@@ -110,7 +137,13 @@ pub fn build(
         let created = |step: StepIndex| {
             results.get(&step).and_then(|layers| layers.created).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
         };
-        let config = state.finish(&request.labels, layers.diff_ids(), &created, epoch);
+        if !request.transfer.lazy {
+            layers.bring(store, &workshop.cancel).map_err(|error| place.step_error(error, None))?;
+        }
+        let mut config = state.finish(&request.labels, layers.diff_ids(), &created, epoch);
+        if let Some(ledger) = request.transfer.ledger.as_ref().filter(|_| request.transfer.inline) {
+            write_inline(&mut config, &ledger.inline(&layers.diff_ids()));
+        }
         built.images.push(assemble(store, platform, config, layers).map_err(|fault| place.error(fault, None))?);
     }
     Ok(built)

@@ -57,7 +57,12 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     // record can have its key, so the digests come from writing the layer.
     let definition = definition_key(operation, bench.workshop.epoch);
     let is_known = walked.iter().all(|walked| content::is_known(&walked.tree, &walked.found));
-    let tried = is_known || cache::was_tried(bench.workshop.store, &definition)?;
+    // Another machine may have done it.
+    let elsewhere = bench.workshop.request.transfer.remote.as_ref().is_some_and(|remote| remote.has_records());
+    if elsewhere {
+        cache::tried(bench.workshop.store, &definition)?;
+    }
+    let tried = is_known || elsewhere || cache::was_tried(bench.workshop.store, &definition)?;
     if tried {
         let key = content_key(operation, base, &walked, bench)?;
         if let Some(made) = bench.cached(&key, base)? {

@@ -69,13 +69,32 @@ impl Bench<'_> {
         if self.ignore_cache {
             return Ok(None);
         }
-        let record = cache::get(self.workshop.store, key)?;
-        Ok(record.map(|record| Made { layers: Layers::then(base, &record), cached: true }))
+        if let Some(record) = cache::get(self.workshop.store, key)? {
+            self.note(key, base, &record);
+            return Ok(Some(Made { layers: Layers::then(base, &record), cached: true }));
+        }
+        let transfer = &self.workshop.request.transfer;
+        let Some((remote, step)) = transfer.remote.as_ref().and_then(|remote| Some((remote, remote.get(&key.0)?)))
+        else {
+            return Ok(None);
+        };
+        // Once its layer is here, the store answers itself.
+        self.keep(&[key], base, &step.record)?;
+        let layers = Layers::then_from(base, &step.record, Some(remote.clone()));
+        Ok(Some(Made { layers, cached: true }))
+    }
+
+    /// Takes down what is filed under a key, for caches elsewhere.
+    fn note(&self, key: &CacheKey, base: Option<&Layers>, record: &Record) {
+        if let Some(ledger) = &self.workshop.request.transfer.ledger {
+            ledger.note(key, record, base.and_then(Layers::chain));
+        }
     }
 
     /// Files a result under its keys.
     pub(crate) fn keep(&self, keys: &[&CacheKey], base: Option<&Layers>, record: &Record) -> Result<(), Fault> {
         let below = base.map(Layers::diff_ids).unwrap_or_default();
+        keys.iter().for_each(|key| self.note(key, base, record));
         keys.iter().try_for_each(|key| cache::put(self.workshop.store, key, &below, record))
     }
 
