@@ -12,6 +12,7 @@ mod apps;
 mod build;
 mod clients;
 mod completion;
+mod contexts;
 mod crash;
 mod debug;
 mod full_disk;

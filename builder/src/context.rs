@@ -16,6 +16,9 @@ use crate::stat_cache;
 pub enum Context {
     /// A folder of this machine.
     Folder(PathBuf),
+    /// A folder that was filled for this build alone, with what was fetched or came in a tar. Files keep the owners that
+    /// they have there, and no `.dockerignore` speaks of them, as with BuildKit.
+    Fetched(PathBuf),
     /// No files at all: only a Dockerfile.
     None,
 }
@@ -46,6 +49,10 @@ impl LazyContext {
             Context::None => {
                 SourceTree::of_folder(Tree::of_layers(Vec::new())?, Ignore::default(), stat_cache::Digests::default())
             }
+            Context::Fetched(folder) => SourceTree::of_fetched(
+                Tree::of_folder(folder)
+                    .map_err(|error| Fault::because("cannot read the files of the build context", &error))?,
+            ),
             Context::Folder(folder) => {
                 let tree = Tree::of_folder(folder).map_err(|error| {
                     Fault::because(format!("cannot read the build context `{}`", folder.display()), &error)

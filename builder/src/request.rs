@@ -1,6 +1,7 @@
 //! What a build is asked for ([`BuildRequest`]) and what comes of it ([`Built`]).
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use oci::{Descriptor, Digest, ImageConfig, Platform};
@@ -131,12 +132,7 @@ impl DockerfileSource {
             }
         };
         let error = |source| ReadDockerfileError { path: path.clone(), source };
-        let file = std::fs::File::open(&path).map_err(error)?;
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_DOCKERFILE + 1), &mut bytes).map_err(error)?;
-        if bytes.len() as u64 > MAX_DOCKERFILE {
-            return Err(error(std::io::Error::other("larger than 64 MiB, which no Dockerfile is")));
-        }
+        let Self { bytes, .. } = Self::read_from("", std::fs::File::open(&path).map_err(error)?).map_err(error)?;
         let mut beside = path.clone().into_os_string();
         beside.push(".dockerignore");
         let ignore = match std::fs::read(Path::new(&beside)) {
@@ -145,6 +141,43 @@ impl DockerfileSource {
             Err(source) => return Err(ReadDockerfileError { path: beside.into(), source }),
         };
         Ok(Self { name: path.to_string_lossy().into_owned(), bytes, ignore })
+    }
+
+    /// Reads a Dockerfile to its end, and calls it `name`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or is far too large.
+    pub fn read_from(name: &str, source: impl std::io::Read) -> std::io::Result<Self> {
+        let mut bytes = Vec::new();
+        source.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_DOCKERFILE {
+            return Err(std::io::Error::other("larger than 64 MiB, which no Dockerfile is"));
+        }
+        Ok(Self { name: name.to_owned(), bytes, ignore: None })
+    }
+
+    /// Reads the Dockerfile of a folder that nothing leads out of: neither `path`, which is relative to the folder, nor a
+    /// symbolic link.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or it cannot be read.
+    pub fn read_inside(folder: &Path, path: Option<&Path>) -> Result<Self, ReadDockerfileError> {
+        use std::os::unix::ffi::OsStrExt;
+        let wanted = path.unwrap_or(Path::new("Dockerfile"));
+        let error = |source| ReadDockerfileError { path: wanted.to_owned(), source };
+        let tree = layer::Tree::of_folder(folder).map_err(|source| error(std::io::Error::other(source)))?;
+        let read = |path: &Path| {
+            let read = tree.read_small(path.as_os_str().as_bytes(), MAX_DOCKERFILE);
+            read.map_err(|source| error(std::io::Error::other(source)))
+        };
+        let mut found = read(wanted)?;
+        if found.is_none() && wanted.file_name().is_some_and(|name| name == "Dockerfile") {
+            found = read(&wanted.with_file_name("dockerfile"))?;
+        }
+        let bytes = found.ok_or_else(|| error(std::io::ErrorKind::NotFound.into()))?;
+        Ok(Self { name: wanted.to_string_lossy().into_owned(), bytes, ignore: None })
     }
 }
 

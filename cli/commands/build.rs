@@ -1,17 +1,18 @@
 //! `slipway build`: a Dockerfile and a context in, an image out.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use builder::{AddedHost, BuildRequest, Context, DockerfileSource, NamedContext, Network, PullPolicy, SecretSource};
-use engine::Cancel;
 use engine::context_spec::ContextSpec;
+use engine::contexts::{self, OpenContext};
 use engine::ops::build::{BuildOpError, BuildOptions, BuildResult, build};
 use engine::output::Finish;
+use engine::{Cancel, Engine};
 
 use crate::args::ProgressMode;
 use crate::failure::Failure;
@@ -29,6 +30,7 @@ Examples:
   slipway build -o type=oci,dest=app.tar .          To an archive instead of the store
   slipway build -o dist .                           The image's files, into a folder
   generate-dockerfile | slipway build -t app -f - .
+  git archive HEAD | slipway build -t app -          A tar, plain or compressed
 
 Kinds of output (-o, repeatable):
   type=image[,name=NAME][,push=true]    The store, and from there a registry
@@ -45,13 +47,13 @@ environment is a build argument too: the same files then give the same image at 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Folder that COPY and ADD read; `-` reads a Dockerfile from standard input, and there are no files
+    /// Folder that COPY and ADD read; `-` is standard input: a tar of files, or a Dockerfile and no files
     #[arg(value_name = "FOLDER|-")]
     context: Option<OsString>,
     /// What to call the image
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
     tags: Vec<oci::Reference>,
-    /// The Dockerfile; `-` is standard input [default: FOLDER/Dockerfile]
+    /// The Dockerfile; `-` is standard input. Inside the context if that is a tar [default: Dockerfile of the context]
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Stop at this stage
@@ -123,9 +125,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let outputs = outputs::parse(&args.outputs, args.push, session.cancel())?;
-    let request = request(&args)?;
+    let spec = context_spec(&args)?;
+    let mut request = request(&args)?;
     let insecure = args.registry.registries(&args.tags);
     let engine = session.engine_for(&insecure)?;
+    // What was unpacked for the build goes away with this.
+    let open = context(&spec, &args, &engine, session)?;
+    (request.context, request.dockerfile) = (open.context.clone(), open.dockerfile.clone());
     let mode = if args.quiet { ProgressMode::Quiet } else { session.progress() };
     let view = progress::of_build(mode);
     let options = BuildOptions { request, tags: args.tags.clone(), outputs };
@@ -182,9 +188,10 @@ fn write(path: &Path, bytes: &[u8], cancel: &Cancel) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write `{}`", path.display()))
 }
 
+/// Returns what is asked for, but for the context and the Dockerfile.
 fn request(args: &Args) -> anyhow::Result<BuildRequest> {
-    let (context, dockerfile) = context(args)?;
-    let mut request = BuildRequest::new(context, dockerfile, clock::now());
+    let none = DockerfileSource { name: String::new(), bytes: Vec::new(), ignore: None };
+    let mut request = BuildRequest::new(Context::None, none, clock::now());
     request.target.clone_from(&args.target);
     // The environment's is the weakest: an argument of the command line wins.
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|value| !value.is_empty());
@@ -240,44 +247,23 @@ fn request(args: &Args) -> anyhow::Result<BuildRequest> {
     Ok(request)
 }
 
-/// Finds the context and the Dockerfile: each may be standard input, but not both.
-fn context(args: &Args) -> anyhow::Result<(Context, DockerfileSource)> {
+fn context_spec(args: &Args) -> anyhow::Result<ContextSpec> {
     let Some(text) = &args.context else {
         let error = anyhow::anyhow!("`slipway build` requires 1 argument");
         let hint = "name the folder with the files to build from, mostly `.`; see `slipway build --help`";
         return Err(Failure::new(error).code(1).hint(hint).into());
     };
-    let is_stdin = |path: &Path| path == Path::new("-");
-    let from_stdin = || -> anyhow::Result<DockerfileSource> {
-        let mut bytes = Vec::new();
-        io::stdin().read_to_end(&mut bytes).context("cannot read the Dockerfile from standard input")?;
-        Ok(DockerfileSource { name: "-".into(), bytes, ignore: None })
-    };
-    let folder = match ContextSpec::positional(text)? {
-        ContextSpec::Folder(folder) => folder,
-        ContextSpec::Stdin => {
-            anyhow::ensure!(
-                !args.file.as_deref().is_some_and(is_stdin),
-                "standard input cannot be both the context and the Dockerfile"
-            );
-            let dockerfile = from_stdin()?;
-            if dockerfile.bytes.starts_with(&[0x1f, 0x8b]) || dockerfile.bytes.get(257..262) == Some(b"ustar") {
-                let error = anyhow::anyhow!("a tar as the context is not supported yet");
-                return Err(Failure::new(error).hint("unpack it, and name the folder").into());
-            }
-            return Ok((Context::None, dockerfile));
-        }
-        other => return Err(not_yet(&other).context(format!("`{}`", text.display()))),
-    };
-    let dockerfile = match &args.file {
-        Some(file) if is_stdin(file) => from_stdin()?,
-        file => DockerfileSource::read(&folder, file.as_deref()).map_err(|error| {
-            let missing = error.source.kind() == io::ErrorKind::NotFound;
-            let failure = Failure::new(error);
-            if missing { failure.hint("name the Dockerfile with -f, or the folder that has one") } else { failure }
-        })?,
-    };
-    Ok((Context::Folder(folder), dockerfile))
+    Ok(ContextSpec::positional(text)?)
+}
+
+/// Opens the context and the Dockerfile.
+fn context(spec: &ContextSpec, args: &Args, engine: &Engine, session: &Session) -> anyhow::Result<OpenContext> {
+    let file = args.file.as_deref();
+    match spec {
+        // Most builds have nothing to wait for.
+        ContextSpec::Folder(folder) => Ok(contexts::open_folder(folder, file, io::stdin())?),
+        spec => session.wait(Threads::Many, contexts::open(engine, spec, file, io::stdin(), session.cancel())),
+    }
 }
 
 /// Refuses a kind of context that nothing reads yet.

@@ -6,6 +6,8 @@ use registry::client::{LoginError, PullError, PushError, RequestError};
 use store::{FindError, OpenStoreError};
 
 use crate::archive::ReadArchiveError;
+use crate::context_spec::ContextSpecError;
+use crate::contexts::OpenContextError;
 use crate::image_source::ObtainError;
 use crate::ops::import::ImportError;
 use crate::ops::rmi::RmiError;
@@ -46,7 +48,28 @@ fn of_one(error: &(dyn Error + 'static)) -> Option<String> {
     if is_no_such_image(error) {
         return Some("`slipway images` lists what is here".into());
     }
-    of_archive(error)
+    of_context(error).or_else(|| of_archive(error))
+}
+
+fn of_context(error: &(dyn Error + 'static)) -> Option<String> {
+    match error.downcast_ref() {
+        Some(ContextSpecError::Name { .. }) => {
+            return Some("a context is named as an image or a stage is: in lower case".into());
+        }
+        Some(ContextSpecError::Kind { .. }) => {
+            return Some("contexts are folders, git and HTTP addresses, docker-image:// and oci-layout://".into());
+        }
+        _ => {}
+    }
+    match error.downcast_ref()? {
+        OpenContextError::Dockerfile(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
+            Some("name the Dockerfile with -f, or the folder that has one".into())
+        }
+        OpenContextError::TwoDockerfiles { .. } => {
+            Some("with -f, standard input takes a tar of files; or give the Dockerfile with `-f -` and a folder".into())
+        }
+        _ => None,
+    }
 }
 
 /// Tells whether the user named an image that is not in the store; each command has its own way to say it.

@@ -6,6 +6,7 @@
 //! | [`executor`] | how a `RUN` step becomes a container: `builder::Executor` filled in with `runtime` |
 //! | [`image_source`] | where `FROM` and `run` find images: the store, else a registry |
 //! | [`context_spec`] | what a user means by a build context: a folder, a tar, a repository, an image |
+//! | [`contexts`] | opening it, and the Dockerfile |
 //! | [`publish`] | images as registries and archives have them: with compressed layers |
 //! | [`archive`] | images in one file, as docker and OCI write them |
 //! | [`output`] | where `build -o` puts its result |
@@ -20,6 +21,7 @@
 pub mod advice;
 pub mod archive;
 pub mod context_spec;
+pub mod contexts;
 pub mod devices;
 pub mod executor;
 pub mod image_source;

@@ -56,21 +56,30 @@ impl Stamp {
 pub(crate) struct SourceTree {
     tree: Tree,
     ignore: Option<Ignore>,
-    /// Files of this machine: they belong to root and have no attributes.
+    /// Files of a context, not of layers: somebody may change them.
     local: bool,
+    /// Whether files belong to whom they say, and have attributes. Those of a folder of this machine belong to root.
+    has_owners: bool,
     digests: Mutex<Digests>,
 }
 
 impl SourceTree {
     /// Takes files from a stage or an image.
     pub(crate) fn of_layers(tree: Tree) -> Self {
-        Self { tree, ignore: None, local: false, digests: Mutex::default() }
+        Self { tree, ignore: None, local: false, has_owners: true, digests: Mutex::default() }
     }
 
     /// Takes files from a folder of this machine. `digests` is what is known of them from earlier builds.
     pub(crate) fn of_folder(tree: Tree, ignore: Ignore, digests: Digests) -> Self {
         let ignore = (!ignore.is_empty()).then_some(ignore);
-        Self { tree, ignore, local: true, digests: Mutex::new(digests) }
+        Self { tree, ignore, local: true, has_owners: false, digests: Mutex::new(digests) }
+    }
+
+    /// Takes files from a folder that was filled for this build.
+    pub(crate) fn of_fetched(tree: Tree) -> Self {
+        // Only root could give the files to others when it filled the folder.
+        let has_owners = rustix::process::geteuid().is_root();
+        Self { tree, ignore: None, local: true, has_owners, digests: Mutex::default() }
     }
 
     /// Tells whether these are files of this machine.
@@ -165,17 +174,17 @@ impl SourceTree {
             (entry.uid, entry.gid, entry.mtime) = (node.uid, node.gid, node.mtime);
             entry
         });
-        if self.local {
-            (entry.uid, entry.gid) = (0, 0);
-        } else {
+        if self.has_owners {
             entry.xattrs = self.capabilities(node)?;
+        } else {
+            (entry.uid, entry.gid) = (0, 0);
         }
         Ok(entry)
     }
 
     /// Returns the only attribute that layers keep.
     fn capabilities(&self, node: &Node) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Fault> {
-        if self.local || node.kind != NodeKind::File {
+        if node.kind != NodeKind::File {
             return Ok(BTreeMap::new());
         }
         let mut xattrs = self.tree.xattrs(node)?;
