@@ -1,11 +1,14 @@
-//! The build cache: what a step made, filed under its key.
+//! The build cache: what a step made, filed under its key, with notes of what the key was made of.
 
-use oci::{Descriptor, DiffId, media_type};
+use oci::{Descriptor, DiffId, Digest, media_type};
 use serde::{Deserialize, Serialize};
-use store::Store;
+#[cfg(test)]
+use store::Peeked;
+use store::{Keeps, Store};
 
 use crate::cache_key::CacheKey;
 use crate::fault::Fault;
+use crate::layers::Layers;
 
 /// What a step made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +17,8 @@ pub(crate) struct Record {
     pub(crate) diff_id: DiffId,
     /// Its size.
     pub(crate) size: u64,
+    /// What stands for the layer in the keys of the steps after this one: see [`Layers::identity`].
+    pub(crate) mark: Digest,
     /// The time that the image's history says.
     pub(crate) created: jiff::Timestamp,
     /// The step, for people who look into the cache.
@@ -27,20 +32,90 @@ impl Record {
     }
 }
 
+/// What a key was made of, in words, for `build --explain`. No secret's value ever gets in here, because none enters a
+/// key; what is long is cut, and what is too much is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Notes {
+    /// Names and values, in the order of the key; a name may come several times.
+    pub(crate) fields: Vec<(String, String)>,
+    /// Whether a list of files lies beside the record, and its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) files: Option<Digest>,
+    #[serde(skip)]
+    size: usize,
+}
+
+impl Notes {
+    /// So many bytes of a value are kept.
+    const LONGEST: usize = 4 << 10;
+    /// So many bytes are kept of all of them.
+    const MOST: usize = 64 << 10;
+
+    /// Notes a field.
+    pub(crate) fn add(&mut self, name: &str, value: &str) {
+        let kept = if value.len() > Self::LONGEST {
+            // What was cut still tells whether it was the same.
+            let end = value.floor_char_boundary(Self::LONGEST);
+            format!("{}… ({})", &value[..end], Digest::sha256(value.as_bytes()))
+        } else {
+            value.to_owned()
+        };
+        if self.size + name.len() + kept.len() <= Self::MOST {
+            self.size += name.len() + kept.len();
+            self.fields.push((name.to_owned(), kept));
+        }
+    }
+}
+
 /// Finds what a key's step made, if its layer is still there.
 pub(crate) fn get(store: &Store, key: &CacheKey) -> Result<Option<Record>, Fault> {
     let Some(bytes) = store.build_cache().get(&key.0)? else { return Ok(None) };
     // A record of another version is no record.
-    let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return Ok(None) };
+    let Some(record) = record_of(&bytes) else { return Ok(None) };
     Ok(store.blobs().has(&record.descriptor())?.then_some(record))
 }
 
-/// Files what a key's step made; `below` are the layers it stands on.
-pub(crate) fn put(store: &Store, key: &CacheKey, below: &[DiffId], record: &Record) -> Result<(), Fault> {
-    let bytes = serde_json::to_vec(record).expect("a record is plain text and numbers");
-    let mut keeps = below.to_vec();
-    keeps.push(record.diff_id.clone());
+/// Files what a key's step made on top of the layers `below`, with notes, and the list of files that they speak of.
+pub(crate) fn put(
+    store: &Store,
+    key: &CacheKey,
+    below: Option<&Layers>,
+    record: &Record,
+    notes: Option<(&Notes, Option<&[u8]>)>,
+) -> Result<(), Fault> {
+    let mut bytes = serde_json::to_vec(record).expect("a record is plain text and numbers");
+    bytes.push(b'\n');
+    if let Some((notes, files)) = notes {
+        let notes = Notes { files: files.map(Digest::sha256), ..notes.clone() };
+        serde_json::to_writer(&mut bytes, &notes).expect("notes are plain text");
+        if let Some(files) = files {
+            store.build_cache().put_list(&key.0, files)?;
+        }
+    }
+    let below = below.and_then(Layers::chain).cloned();
+    let chain = match &below {
+        Some(below) => below.then(&record.diff_id),
+        None => oci::ChainId::base(&record.diff_id),
+    };
+    let keeps = Keeps { layers: vec![record.diff_id.clone()], chain: Some(chain), below };
     Ok(store.build_cache().put(&key.0, &bytes, &keeps)?)
+}
+
+/// Returns the record and the notes of a key, without counting as a use; for people.
+#[cfg(test)]
+pub(crate) fn peek(store: &Store, key: &Digest) -> Result<Option<(Record, Notes)>, Fault> {
+    let Peeked::Record(bytes) = store.build_cache().peek(key)? else { return Ok(None) };
+    Ok(record_of(&bytes).map(|record| (record, notes_of(&bytes))))
+}
+
+fn record_of(bytes: &[u8]) -> Option<Record> {
+    serde_json::from_slice(bytes.split(|byte| *byte == b'\n').next()?).ok()
+}
+
+#[cfg(test)]
+fn notes_of(bytes: &[u8]) -> Notes {
+    let notes = bytes.splitn(2, |byte| *byte == b'\n').nth(1).and_then(|notes| serde_json::from_slice(notes).ok());
+    notes.unwrap_or_default()
 }
 
 /// Tells whether a step like this one, whatever its files held, was ever done. Without that, looking for the key of the
@@ -51,5 +126,16 @@ pub(crate) fn was_tried(store: &Store, definition: &CacheKey) -> Result<bool, Fa
 
 /// Remembers for [`was_tried`].
 pub(crate) fn tried(store: &Store, definition: &CacheKey) -> Result<(), Fault> {
-    Ok(store.build_cache().put(&definition.0, b"{}", &[])?)
+    Ok(store.build_cache().put(&definition.0, b"{}", &Keeps::default())?)
+}
+
+/// Keeps the layers of a base image, which no step's record names, as long as steps that stand on it are of use.
+pub(crate) fn keep_base(store: &Store, image: &Layers) -> Result<(), Fault> {
+    let Some(chain) = image.chain() else { return Ok(()) };
+    let key = Digest::sha256(format!("slipway base {chain}").as_bytes());
+    if store.build_cache().touch(&key) {
+        return Ok(());
+    }
+    let keeps = Keeps { layers: image.diff_ids(), chain: Some(chain.clone()), below: None };
+    Ok(store.build_cache().put(&key, b"{\"base\":true}", &keeps)?)
 }

@@ -2,35 +2,50 @@
 //!
 //! A key is the digest of everything that decides the result, and of nothing else: no absolute path, clock, user or
 //! machine enters one, so keys are the same on every machine. The file system that a step starts from enters as the
-//! chain ID of its layers: when a step is done again and comes out the same, the steps after it are found.
+//! [identity](crate::layers::Layers::identity) of its layers: when a step is done again and comes out the same, the steps
+//! after it are found.
 
 use oci::{Algorithm, ChainId, Digest, Hasher};
+
+use crate::cache::Notes;
 
 /// What a step's result is filed under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CacheKey(pub(crate) Digest);
 
-/// Makes a key from named fields. Names and lengths are written, so fields cannot run together.
-pub(crate) struct KeyWriter(Hasher);
+/// Makes a key from named fields, and notes for people what they were. Names and lengths are written, so fields cannot
+/// run together.
+pub(crate) struct KeyWriter {
+    hasher: Hasher,
+    notes: Notes,
+}
 
 impl KeyWriter {
     /// Starts the key of a kind of step on the layers below it.
     pub(crate) fn new(kind: &str, parent: Option<&ChainId>) -> Self {
-        let mut key = Self(Hasher::new(Algorithm::Sha256));
-        key.text("slipway 1", kind);
+        let mut key = Self { hasher: Hasher::new(Algorithm::Sha256), notes: Notes::default() };
+        key.text("slipway 2", kind);
         key.text("parent", &parent.map(ToString::to_string).unwrap_or_default());
         key
     }
 
+    /// Adds a field that nobody is told of: one of very many, or one that says nothing to people.
     pub(crate) fn bytes(&mut self, name: &str, value: &[u8]) {
         for part in [name.as_bytes(), value] {
-            self.0.update(&(part.len() as u64).to_le_bytes());
-            self.0.update(part);
+            self.hasher.update(&(part.len() as u64).to_le_bytes());
+            self.hasher.update(part);
         }
+    }
+
+    /// Adds a field of bytes.
+    pub(crate) fn blob(&mut self, name: &str, value: &[u8]) {
+        self.bytes(name, value);
+        self.notes.add(name, &String::from_utf8_lossy(value));
     }
 
     pub(crate) fn text(&mut self, name: &str, value: &str) {
         self.bytes(name, value.as_bytes());
+        self.notes.add(name, value);
     }
 
     pub(crate) fn number(&mut self, name: &str, value: u64) {
@@ -39,11 +54,15 @@ impl KeyWriter {
 
     pub(crate) fn flag(&mut self, name: &str, value: bool) {
         self.number(name, u64::from(value));
+        self.notes.add(name, if value { "yes" } else { "no" });
     }
 
     pub(crate) fn option(&mut self, name: &str, value: Option<&str>) {
-        self.flag(name, value.is_some());
-        self.text(name, value.unwrap_or_default());
+        self.number(name, u64::from(value.is_some()));
+        self.bytes(name, value.unwrap_or_default().as_bytes());
+        if let Some(value) = value {
+            self.notes.add(name, value);
+        }
     }
 
     pub(crate) fn list<T: AsRef<str>>(&mut self, name: &str, values: impl IntoIterator<Item = T>) {
@@ -55,8 +74,9 @@ impl KeyWriter {
         self.number(name, count);
     }
 
-    pub(crate) fn finish(self) -> CacheKey {
-        CacheKey(self.0.finish())
+    /// Returns the key, and what it was made of.
+    pub(crate) fn finish(self) -> (CacheKey, Notes) {
+        (CacheKey(self.hasher.finish()), self.notes)
     }
 }
 
@@ -69,7 +89,7 @@ mod tests {
         let key = |write: &dyn Fn(&mut KeyWriter)| {
             let mut key = KeyWriter::new("test", None);
             write(&mut key);
-            key.finish()
+            key.finish().0
         };
         let one = key(&|key| key.list("a", ["b", "c"]));
         for other in [

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use oci::{ChainId, Descriptor, DiffId};
+use oci::{ChainId, Descriptor, DiffId, Digest};
 use store::{Snapshot, Store};
 
 use crate::cache::Record;
@@ -31,6 +31,10 @@ pub(crate) struct Layer {
     pub(crate) blob: Descriptor,
     /// The identity of the stack up to here.
     pub(crate) chain: ChainId,
+    /// What stands for the layer in cache keys.
+    pub(crate) mark: Digest,
+    /// What stands for the stack up to here in cache keys.
+    pub(crate) identity: ChainId,
     /// For a layer that was built here, and so is a plain tar: its headers, once somebody looked.
     pub(crate) index: Option<Arc<OnceLock<Arc<LayerIndex>>>>,
     /// Where the blob is to be had, when it may not be here.
@@ -48,9 +52,7 @@ impl Layers {
     pub(crate) fn of_image(layers: &[(DiffId, Descriptor)], created: Option<jiff::Timestamp>) -> Self {
         let mut stack: Vec<Arc<Layer>> = Vec::with_capacity(layers.len());
         for (diff_id, blob) in layers {
-            let chain = stack.last().map_or_else(|| ChainId::base(diff_id), |below| below.chain.then(diff_id));
-            let (diff_id, blob) = (diff_id.clone(), blob.clone());
-            stack.push(Arc::new(Layer { diff_id, blob, chain, index: None, remote: None }));
+            put(&mut stack, Layer::new(diff_id.clone(), blob.clone(), diff_id.0.clone(), None, None));
         }
         Self { stack, created, ..Self::default() }
     }
@@ -63,10 +65,9 @@ impl Layers {
     /// Puts one more layer on top, which may be somewhere else.
     pub(crate) fn then_from(below: Option<&Self>, record: &Record, remote: Option<Arc<dyn RemoteCache>>) -> Self {
         let mut stack = below.map(|below| below.stack.clone()).unwrap_or_default();
-        let chain = stack.last().map_or_else(|| ChainId::base(&record.diff_id), |top| top.chain.then(&record.diff_id));
         let index = Some(Arc::default());
         let (diff_id, blob) = (record.diff_id.clone(), record.descriptor());
-        stack.push(Arc::new(Layer { diff_id, blob, chain, index, remote }));
+        put(&mut stack, Layer::new(diff_id, blob, record.mark.clone(), index, remote));
         Self { stack, created: Some(record.created), ..Self::default() }
     }
 
@@ -74,9 +75,7 @@ impl Layers {
     pub(crate) fn merged(base: Option<&Self>, top: &[Arc<Layer>], created: Option<jiff::Timestamp>) -> Self {
         let mut stack = base.map(|base| base.stack.clone()).unwrap_or_default();
         for layer in top {
-            let chain =
-                stack.last().map_or_else(|| ChainId::base(&layer.diff_id), |below| below.chain.then(&layer.diff_id));
-            stack.push(Arc::new(Layer { chain, ..Layer::clone(layer) }));
+            put(&mut stack, Layer::clone(layer));
         }
         Self { stack, created, ..Self::default() }
     }
@@ -101,6 +100,21 @@ impl Layers {
     /// Returns the identity of the stack.
     pub(crate) fn chain(&self) -> Option<&ChainId> {
         self.stack.last().map(|layer| &layer.chain)
+    }
+
+    /// Returns what stands for the stack in the keys of the steps on it.
+    ///
+    /// As the chain ID, but a layer of copied files counts by the files' content, without their times: the same files
+    /// that were checked out at another time, or on another machine, are the same to the steps after them. A layer that
+    /// a process wrote counts by its bytes.
+    pub(crate) fn identity(&self) -> Option<&ChainId> {
+        self.stack.last().map(|layer| &layer.identity)
+    }
+
+    /// Returns the layers at the bottom that were not built here, as a stack of their own.
+    pub(crate) fn image(&self) -> Self {
+        let count = self.stack.iter().take_while(|layer| layer.index.is_none()).count();
+        Self { stack: self.stack[..count].to_vec(), ..Self::default() }
     }
 
     /// Returns the diff IDs, lowest first.
@@ -197,6 +211,30 @@ fn bring_unpacked(stack: &[Arc<Layer>], store: &Store, cancel: &Cancel) -> Resul
         }
     }
     bring(&needed, store, cancel)
+}
+
+impl Layer {
+    /// Describes a layer that has no place in a stack yet.
+    fn new(
+        diff_id: DiffId,
+        blob: Descriptor,
+        mark: Digest,
+        index: Option<Arc<OnceLock<Arc<LayerIndex>>>>,
+        remote: Option<Arc<dyn RemoteCache>>,
+    ) -> Self {
+        let (chain, identity) = (ChainId::base(&diff_id), ChainId(mark.clone()));
+        Self { diff_id, blob, chain, mark, identity, index, remote }
+    }
+}
+
+/// Puts a layer on top of a stack.
+fn put(stack: &mut Vec<Arc<Layer>>, layer: Layer) {
+    let mark = DiffId(layer.mark.clone());
+    let (chain, identity) = match stack.last() {
+        Some(below) => (below.chain.then(&layer.diff_id), below.identity.then(&mark)),
+        None => (ChainId::base(&layer.diff_id), ChainId::base(&mark)),
+    };
+    stack.push(Arc::new(Layer { chain, identity, ..layer }));
 }
 
 fn unpack(stack: &[Arc<Layer>], store: &Store, cancel: &Cancel) -> Result<Snapshot, StepError> {

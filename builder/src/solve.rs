@@ -119,6 +119,7 @@ fn attempt(
         epoch,
         cancel: stop,
         emptied_caches: Mutex::default(),
+        kept_images: Mutex::default(),
     };
     let wanted: Vec<StepIndex> = states.iter().filter_map(|(_, state)| state.top).collect();
     let results = Solver::new(&graph, &wanted, &workshop, events, &place).run()?;

@@ -1,11 +1,11 @@
 //! [`BuildCache`]: small records that the builder finds again by key.
 
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use oci::{DiffId, Digest};
+use oci::{ChainId, DiffId, Digest};
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW};
+use serde::{Deserialize, Serialize};
 
 use crate::FileError;
 use crate::blobs::names;
@@ -16,6 +16,18 @@ use crate::session::Home;
 #[derive(Clone, Debug)]
 pub struct BuildCache {
     pub(crate) home: Arc<Home>,
+}
+
+/// What a record's result stands for: as long as the record is there, a collection leaves this alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keeps {
+    /// The layers that are the record's own, lowest first. Those below them belong to other records, so that a record
+    /// costs the same however many steps come before it.
+    pub layers: Vec<DiffId>,
+    /// The stack that they are the top of, and whose snapshot is kept.
+    pub chain: Option<ChainId>,
+    /// The stack below them.
+    pub below: Option<ChainId>,
 }
 
 /// Why the build cache could not be used.
@@ -35,19 +47,30 @@ impl BuildCache {
         let path = self.home.layout().cache_record(key);
         let Some(bytes) = found(fs::read(&path)).during("read", &path)? else { return Ok(None) };
         let Some((_, record)) = parse(&bytes) else { return Ok(None) };
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        let times = Timestamps { last_access: now, last_modification: now };
-        // The time of last use orders records for pruning; without it, one is merely forgotten too early.
-        let _ = rustix::fs::utimensat(rustix::fs::CWD, &path, &times, AtFlags::empty());
+        touch(&path);
         Ok(Some(record.to_vec()))
+    }
+
+    /// Notes that a record was of use, and tells whether there is one.
+    pub fn touch(&self, key: &Digest) -> bool {
+        touch(&self.home.layout().cache_record(key))
+    }
+
+    /// Returns the record of a key without noting that it was of use.
+    pub fn peek(&self, key: &Digest) -> Result<Peeked, BuildCacheError> {
+        let path = self.home.layout().cache_record(key);
+        let Some(bytes) = found(fs::read(&path)).during("read", &path)? else { return Ok(Peeked::Missing) };
+        Ok(match parse(&bytes) {
+            Some((_, record)) => Peeked::Record(record.to_vec()),
+            None => Peeked::Damaged,
+        })
     }
 
     /// Files a record under a key, replacing what was there.
     ///
-    /// `keeps` is the stack of layers, lowest first, that the record's result stands for: as long as the record
-    /// is there, a collection leaves their blobs and snapshots alone.
-    pub fn put(&self, key: &Digest, record: &[u8], keeps: &[DiffId]) -> Result<(), BuildCacheError> {
-        let mut body = serde_json::to_vec(keeps).expect("a list of digests");
+    /// As long as the record is there, a collection leaves the blobs and snapshots that it `keeps` alone.
+    pub fn put(&self, key: &Digest, record: &[u8], keeps: &Keeps) -> Result<(), BuildCacheError> {
+        let mut body = serde_json::to_vec(keeps).expect("lists of digests");
         body.push(b'\n');
         body.extend_from_slice(record);
         let mut bytes = MARK.to_vec();
@@ -57,8 +80,21 @@ impl BuildCache {
         Ok(self.home.write_file(&self.home.layout().cache_record(key), &bytes, false)?)
     }
 
+    /// Files what is too long for a record, and is asked for only by people, beside the record of a key.
+    pub fn put_list(&self, key: &Digest, bytes: &[u8]) -> Result<(), BuildCacheError> {
+        Ok(self.home.write_file(&self.home.layout().cache_list(key), bytes, false)?)
+    }
+
+    /// Returns what [`put_list`](Self::put_list) filed, as it is on the disk: nothing says that it is whole.
+    pub fn list(&self, key: &Digest) -> Result<Option<Vec<u8>>, BuildCacheError> {
+        let path = self.home.layout().cache_list(key);
+        Ok(found(fs::read(&path)).during("read", &path)?)
+    }
+
     /// Forgets a record, and tells whether there was one.
     pub fn remove(&self, key: &Digest) -> Result<bool, BuildCacheError> {
+        let list = self.home.layout().cache_list(key);
+        found(fs::remove_file(&list)).during("remove", &list)?;
         let path = self.home.layout().cache_record(key);
         Ok(found(fs::remove_file(&path)).during("remove", &path)?.is_some())
     }
@@ -66,36 +102,57 @@ impl BuildCache {
     /// Forgets all records, and returns how many there were.
     pub fn clear(&self) -> Result<u64, BuildCacheError> {
         let mut count = 0;
-        for path in self.paths()? {
-            fs::remove_file(&path).during("remove", &path)?;
-            count += 1;
+        for key in self.keys()? {
+            count += u64::from(self.remove(&key)?);
         }
         Ok(count)
     }
 
-    /// Returns the stacks of layers that the records stand for.
-    pub(crate) fn kept(&self) -> Result<Vec<Vec<DiffId>>, FileError> {
+    /// Returns the keys of all records, sorted; some may be damaged.
+    pub fn keys(&self) -> Result<Vec<Digest>, BuildCacheError> {
+        let root = self.home.layout().cache();
+        let mut keys = Vec::new();
+        for prefix in names(&root)? {
+            // What is not a key in its right folder was not put there by us, or is a list beside a record.
+            let parsed = names(&root.join(&prefix))?.into_iter().filter(|name| name.starts_with(&prefix));
+            keys.extend(parsed.filter_map(|name| format!("sha256:{name}").parse::<Digest>().ok()));
+        }
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    /// Returns what the records keep.
+    pub(crate) fn kept(&self) -> Result<Vec<Keeps>, BuildCacheError> {
         let mut kept = Vec::new();
-        for path in self.paths()? {
+        for key in self.keys()? {
+            let path = self.home.layout().cache_record(&key);
             let Some(bytes) = found(fs::read(&path)).during("read", &path)? else { continue };
             kept.extend(parse(&bytes).map(|(keeps, _)| keeps));
         }
         Ok(kept)
     }
+}
 
-    fn paths(&self) -> Result<Vec<PathBuf>, FileError> {
-        let root = self.home.layout().cache();
-        let mut paths = Vec::new();
-        for prefix in names(&root)? {
-            let folder = root.join(prefix);
-            paths.extend(names(&folder)?.into_iter().map(|name| folder.join(name)));
-        }
-        Ok(paths)
-    }
+/// What [`BuildCache::peek`] saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peeked {
+    /// There is a record.
+    Record(Vec<u8>),
+    /// There is one, but it is not what was written.
+    Damaged,
+    /// There is none.
+    Missing,
+}
+
+/// Sets the times of a record's file: they order records for pruning. Without it, one is merely forgotten too early.
+fn touch(path: &std::path::Path) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: now, last_modification: now };
+    rustix::fs::utimensat(rustix::fs::CWD, path, &times, AtFlags::empty()).is_ok()
 }
 
 /// Takes a record's file apart; `None` when it is damaged.
-fn parse(bytes: &[u8]) -> Option<(Vec<DiffId>, &[u8])> {
+fn parse(bytes: &[u8]) -> Option<(Keeps, &[u8])> {
     let (digest, body) = split_line(bytes.strip_prefix(MARK)?)?;
     let digest: Digest = std::str::from_utf8(digest).ok()?.parse().ok()?;
     if Digest::of(digest.algorithm(), body) != digest {
@@ -121,22 +178,27 @@ mod tests {
         let store = Store::open(&folder.path().join("home")).expect("opened");
         let cache = store.build_cache();
         let key = Digest::sha256(b"key");
-        let keeps = [DiffId(Digest::sha256(b"layer"))];
+        let keeps = Keeps { layers: vec![DiffId(Digest::sha256(b"layer"))], ..Keeps::default() };
         assert_eq!(cache.get(&key).expect("looked"), None);
-        cache.put(&key, b"old\n\xff", &[]).expect("put");
+        cache.put(&key, b"old\n\xff", &Keeps::default()).expect("put");
         cache.put(&key, b"new\n\xff", &keeps).expect("replaced");
         assert_eq!(cache.get(&key).expect("looked").as_deref(), Some(b"new\n\xff".as_slice()));
-        assert_eq!(cache.kept().expect("listed"), [keeps.to_vec()]);
+        assert_eq!(cache.kept().expect("listed"), [keeps]);
+        cache.put_list(&key, b"list").expect("put");
+        assert_eq!(cache.keys().expect("listed"), [key.clone()], "a list is no record");
 
         let path = store.layout().cache_record(&key);
         let whole = fs::read(&path).expect("read");
         for length in 0..whole.len() {
             crate::atomic_file::write(&path, &whole[..length]).expect("truncated");
             assert_eq!(cache.get(&key).expect("a miss"), None, "{length}");
+            assert_eq!(cache.peek(&key).expect("looked"), Peeked::Damaged, "{length}");
         }
         assert!(cache.remove(&key).expect("removed"));
         assert_eq!(cache.get(&key).expect("looked"), None);
-        cache.put(&key, b"x", &[]).expect("put");
+        assert_eq!(cache.peek(&key).expect("looked"), Peeked::Missing);
+        assert_eq!(cache.list(&key).expect("looked"), None, "it went with its record");
+        cache.put(&key, b"x", &Keeps::default()).expect("put");
         assert_eq!(cache.clear().expect("cleared"), 1);
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::blobs::names;
 use crate::file_error::{During, found};
 use crate::images::MAX_CONFIG;
-use crate::{BlobError, FileError, ImageError, RepositoryError, Store};
+use crate::{BlobError, BuildCacheError, FileError, ImageError, RepositoryError, Store};
 
 /// What a collection gave back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub enum CollectError {
     Container { path: std::path::PathBuf, source: serde_json::Error },
     #[error(transparent)]
     Blob(#[from] BlobError),
+    #[error(transparent)]
+    Cache(#[from] BuildCacheError),
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -73,8 +75,9 @@ impl Store {
         self.repositories().held(&mut |digest| {
             used.blobs.insert(digest);
         })?;
-        for stack in self.build_cache().kept()? {
-            used.stack(&stack);
+        for keeps in self.build_cache().kept()? {
+            used.layers.extend(keeps.layers);
+            used.chains.extend(keeps.chain);
         }
         let containers = self.layout().containers();
         for name in names(&containers)? {
@@ -147,8 +150,11 @@ impl Store {
         // Those of an earlier boot will be unpacked again when they are needed.
         let mut kept = HashSet::new();
         for chain in &used.chains {
-            if self.snapshots().is_good(chain)? {
-                kept.insert(layout.snapshot(chain));
+            // With those that it stands on, which nothing else may name.
+            let mut next = Some(chain.clone());
+            while let Some(chain) = next {
+                let Some(below) = self.snapshots().below(&chain)? else { break };
+                next = if kept.insert(layout.snapshot(&chain)) { below } else { None };
             }
         }
         for name in names(&layout.snapshots())? {

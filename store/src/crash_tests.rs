@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use oci::{Descriptor, DiffId, Digest, Reference, media_type};
 
 use crate::blobs::names;
-use crate::{Snapshot, Store};
+use crate::{Keeps, Snapshot, Store};
 
 /// Where a child works; it is not set in a parent.
 const HOME: &str = "SLIPWAY_TEST_CRASH_HOME";
@@ -36,7 +36,8 @@ fn child() {
         writeln!(out, "tag {reference}").expect("told");
         let diff_id = DiffId(digest.clone());
         store.layers().record(&diff_id, &descriptor).expect("recorded");
-        store.build_cache().put(&digest, b"record", std::slice::from_ref(&diff_id)).expect("put");
+        let keeps = Keeps { layers: vec![diff_id.clone()], ..Keeps::default() };
+        store.build_cache().put(&digest, b"record", &keeps).expect("put");
         let active = store.snapshots().begin(&Snapshot::empty()).expect("begun");
         for file in 0..10 {
             let mut file = std::fs::File::create(active.upper().join(file.to_string())).expect("created");

@@ -29,7 +29,8 @@
 //! │   ├── fs/                       the topmost layer's files, whiteouts as overlayfs has them
 //! │   └── meta.json                 the layer, the snapshot below, and the boot in which it was made
 //! ├── empty/                        the lower folder of overlays that have no other
-//! ├── cache/HH/HEX                  build cache records
+//! ├── cache/HH/HEX                  build cache records, by key
+//! ├── cache/HH/HEX.list             the files that a record's key stands for, for `build --explain`
 //! ├── context-digests/HEX           digests of a build context's files, by the context's folder
 //! ├── cache-mounts/ID/              contents of `RUN --mount=type=cache`
 //! ├── containers/ID/                containers; `keeps.json` names the layers that each stands on
@@ -164,6 +165,11 @@ impl Layout {
     /// Returns the file of a build cache record.
     pub fn cache_record(&self, key: &Digest) -> PathBuf {
         self.cache().join(&key.hex()[..2]).join(key.hex())
+    }
+
+    /// Returns the file of what is too long for a build cache record.
+    pub fn cache_list(&self, key: &Digest) -> PathBuf {
+        self.cache().join(&key.hex()[..2]).join(format!("{}.list", key.hex()))
     }
 
     /// Returns the file of what is known of a build context's files; `folder` is the digest of the context's path.

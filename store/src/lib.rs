@@ -40,7 +40,7 @@ pub mod file_error;
 mod open;
 
 pub use blobs::{Blob, BlobError, BlobWriter, Blobs};
-pub use build_cache::{BuildCache, BuildCacheError};
+pub use build_cache::{BuildCache, BuildCacheError, Keeps, Peeked};
 pub use collect::{CollectError, Reclaimed};
 pub use file_error::FileError;
 pub use images::{FindError, Found, Image, ImageError, Images, PublishError, TaggedImage, UntaggedImage};

@@ -174,9 +174,9 @@ impl Snapshots {
         Ok(Some(Snapshot { chain: Some(chain.clone()), dirs }))
     }
 
-    /// Tells whether a snapshot's own folder is good, whatever it stands on.
-    pub(crate) fn is_good(&self, chain: &ChainId) -> Result<bool, FileError> {
-        Ok(self.meta(chain)?.is_some())
+    /// Returns what a snapshot stands on, when its own folder is good.
+    pub(crate) fn below(&self, chain: &ChainId) -> Result<Option<Option<ChainId>>, FileError> {
+        Ok(self.meta(chain)?.map(|meta| meta.parent))
     }
 
     /// Starts an active snapshot on top of another one.

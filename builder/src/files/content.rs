@@ -2,6 +2,7 @@
 //! not times.
 
 use layer::{Node, NodeKind};
+use oci::Digest;
 
 use super::copy::Collected;
 use super::source::SourceTree;
@@ -27,12 +28,58 @@ pub(crate) fn write(
         for item in &found.items {
             key.bytes("path", &item.path);
             // Such a folder leaves more of one that is there as it was.
-            key.flag("parent", item.is_parent);
+            key.number("parent", item.is_parent.into());
             write_node(key, source, &item.node, cancel)?;
         }
         key.number("items", found.items.len() as u64);
     }
     key.number("sources", collected.len() as u64);
+    Ok(())
+}
+
+/// Writes a file or folder itself into a key, and nothing of what is in it.
+pub(crate) fn write_root(
+    key: &mut KeyWriter,
+    source: &SourceTree,
+    root: &Node,
+    cancel: &Cancel,
+) -> Result<(), StepError> {
+    write_node(key, source, root, cancel)
+}
+
+/// Lists what was collected, for telling later which file made a difference: mode, what it is, and path, each file on a
+/// line. Files of which no digest is known are left out.
+pub(crate) fn list(lines: &mut Vec<u8>, source: &SourceTree, collected: &[Collected]) -> Result<(), StepError> {
+    for found in collected {
+        if found.root.kind != NodeKind::Directory {
+            list_node(lines, source, &found.root)?;
+        }
+        for item in &found.items {
+            list_node(lines, source, &item.node)?;
+        }
+    }
+    Ok(())
+}
+
+fn list_node(lines: &mut Vec<u8>, source: &SourceTree, node: &Node) -> Result<(), StepError> {
+    use std::io::Write;
+    let (what, text) = match node.kind {
+        NodeKind::File => match source.known_digest(node) {
+            Some(digest) => ("file", digest.hex().to_owned()),
+            None => return Ok(()),
+        },
+        NodeKind::Directory => ("folder", String::new()),
+        NodeKind::Symlink => ("link", Digest::sha256(node.target.as_deref().unwrap_or_default()).hex().to_owned()),
+        NodeKind::Socket => ("socket", String::new()),
+        NodeKind::CharDevice | NodeKind::BlockDevice => ("device", format!("{}:{}", node.rdev.0, node.rdev.1)),
+        NodeKind::Fifo => ("fifo", String::new()),
+    };
+    let mode = if node.kind == NodeKind::Symlink { 0 } else { node.mode };
+    let (uid, gid) = if source.is_local() { (0, 0) } else { (node.uid, node.gid) };
+    let _ = write!(lines, "{mode:o} {uid}:{gid} {what}:{text} ");
+    // A path may hold anything but a zero.
+    lines.extend_from_slice(&node.path);
+    lines.push(0);
     Ok(())
 }
 
@@ -52,7 +99,7 @@ fn write_node(key: &mut KeyWriter, source: &SourceTree, node: &Node, cancel: &Ca
         NodeKind::BlockDevice => "block device",
         NodeKind::Fifo => "fifo",
     };
-    key.text("kind", kind);
+    key.bytes("kind", kind.as_bytes());
     key.number("mode", if node.kind == NodeKind::Symlink { 0 } else { entry.mode.into() });
     key.number("uid", entry.uid.into());
     key.number("gid", entry.gid.into());
@@ -64,7 +111,7 @@ fn write_node(key: &mut KeyWriter, source: &SourceTree, node: &Node, cancel: &Ca
         key.bytes("value", value);
     }
     if node.kind == NodeKind::File {
-        key.text("content", source.digest(node, cancel)?.hex());
+        key.bytes("content", source.digest(node, cancel)?.hex().as_bytes());
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use layer::NodeKind;
 use oci::users::Users;
 
 use super::{Bench, Made, timestamp};
-use crate::cache::{self, Record};
+use crate::cache::{self, Notes, Record};
 use crate::cache_key::{CacheKey, KeyWriter};
 use crate::fault::{Fault, StepError};
 use crate::files::changes::{Changes, Times};
@@ -64,7 +64,7 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     }
     let tried = is_known || elsewhere || cache::was_tried(bench.workshop.store, &definition)?;
     if tried {
-        let key = content_key(operation, base, &walked, bench)?;
+        let (key, _) = content_key(operation, base, &walked, bench)?;
         if let Some(made) = bench.cached(&key, base)? {
             if let Some(quick) = &quick {
                 keep_again(&made, quick, base, bench)?;
@@ -78,11 +78,19 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     };
     let owner = operation.chown.as_deref().map(|owner| self::owner(&view, owner)).transpose()?;
     let manner = Manner { owner, mode };
-    let made = write(operation, base, &walked, Changes::new(view), &manner, bench)?;
-    let key = content_key(operation, base, &walked, bench)?;
-    let (layers, record) = made;
-    let keys: Vec<&CacheKey> = [Some(&key), quick.as_ref()].into_iter().flatten().collect();
-    bench.keep(&keys, base, &record)?;
+    let (record, entries) = write(operation, base, &walked, Changes::new(view), &manner, bench)?;
+    let (key, notes) = content_key(operation, base, &walked, bench)?;
+    let record = Record { mark: key.0.clone(), ..record };
+    let layers = Layers::then(base, &record);
+    layers.set_index(entries);
+    let mut files = Vec::new();
+    for walked in &walked {
+        content::list(&mut files, &walked.tree, &walked.found)?;
+    }
+    bench.keep(&key, base, &record, Some((&notes, Some(&files))))?;
+    if let Some(quick) = &quick {
+        bench.keep(quick, base, &record, None)?;
+    }
     if !tried {
         cache::tried(bench.workshop.store, &definition)?;
     }
@@ -96,7 +104,7 @@ fn write(
     mut changes: Changes,
     manner: &Manner,
     bench: &Bench<'_>,
-) -> Result<(Layers, Record), StepError> {
+) -> Result<(Record, Vec<layer::Entry>), StepError> {
     let destination = operation.destination.as_str();
     let mut call = 0;
     for Walked { tree, found, source } in walked {
@@ -120,17 +128,16 @@ fn write(
     let mut sink = LayerSink::new(bench.workshop.store.blobs(), &bench.workshop.cancel);
     let entries = changes.write(&mut sink, times, &bench.workshop.cancel)?;
     let (digest, size) = sink.commit()?;
-    let record = Record { diff_id: oci::DiffId(digest), size, created, step: bench.name.to_owned() };
-    let layers = Layers::then(base, &record);
-    layers.set_index(entries);
-    Ok((layers, record))
+    let (diff_id, mark) = (oci::DiffId(digest.clone()), digest);
+    Ok((Record { diff_id, size, mark, created, step: bench.name.to_owned() }, entries))
 }
 
 /// Files a result that was found under the quick key as well.
 fn keep_again(made: &Made, quick: &CacheKey, base: Option<&Layers>, bench: &Bench<'_>) -> Result<(), Fault> {
     let (Some(top), Some(created)) = (made.layers.stack.last(), made.layers.created) else { return Ok(()) };
-    let record = Record { diff_id: top.diff_id.clone(), size: top.blob.size, created, step: bench.name.to_owned() };
-    bench.keep(&[quick], base, &record)
+    let (diff_id, mark) = (top.diff_id.clone(), top.mark.clone());
+    let record = Record { diff_id, size: top.blob.size, mark, created, step: bench.name.to_owned() };
+    bench.keep(quick, base, &record, None)
 }
 
 /// Finds whom `--chown` names in the layers below.
@@ -164,14 +171,14 @@ fn write_selections(key: &mut KeyWriter, operation: &CopyOperation) {
     for source in &operation.sources {
         match source {
             CopySource::Files { origin: _, selection } => {
-                key.bytes("path", &selection.path);
+                key.blob("path", &selection.path);
                 key.option("include", selection.include.as_deref());
                 key.list("exclude", &selection.exclude);
                 key.flag("literal", selection.literal);
             }
             CopySource::Inline { name, content } => {
                 key.text("inline", name);
-                key.bytes("content", content);
+                key.blob("content", content);
             }
         }
     }
@@ -179,16 +186,16 @@ fn write_selections(key: &mut KeyWriter, operation: &CopyOperation) {
 
 /// The key by where the files come from; `None` when they come from a context, of which only the content says anything.
 fn quick_key(operation: &CopyOperation, base: Option<&Layers>, bench: &Bench<'_>) -> Option<CacheKey> {
-    let mut key = KeyWriter::new("copy by origin", base.and_then(Layers::chain));
+    let mut key = KeyWriter::new("copy by origin", base.and_then(Layers::identity));
     write_definition(&mut key, operation, bench.workshop.epoch);
     write_selections(&mut key, operation);
     for source in &operation.sources {
         let CopySource::Files { origin, .. } = source else { continue };
         let Origin::Step(step) = origin else { return None };
-        let chain = bench.layers(*step).and_then(|layers| layers.chain());
-        key.option("origin", chain.map(ToString::to_string).as_deref());
+        let identity = bench.layers(*step).and_then(|layers| layers.identity());
+        key.option("origin", identity.map(ToString::to_string).as_deref());
     }
-    Some(key.finish())
+    Some(key.finish().0)
 }
 
 /// The key of all steps that differ only by what their sources hold.
@@ -196,7 +203,7 @@ fn definition_key(operation: &CopyOperation, epoch: Option<i64>) -> CacheKey {
     let mut key = KeyWriter::new("copy was tried", None);
     write_definition(&mut key, operation, epoch);
     write_selections(&mut key, operation);
-    key.finish()
+    key.finish().0
 }
 
 /// The key by what the sources hold.
@@ -205,8 +212,8 @@ fn content_key(
     base: Option<&Layers>,
     walked: &[Walked<'_>],
     bench: &Bench<'_>,
-) -> Result<CacheKey, StepError> {
-    let mut key = KeyWriter::new("copy", base.and_then(Layers::chain));
+) -> Result<(CacheKey, Notes), StepError> {
+    let mut key = KeyWriter::new("copy", base.and_then(Layers::identity));
     write_definition(&mut key, operation, bench.workshop.epoch);
     for walked in walked {
         match walked.source {
@@ -216,7 +223,7 @@ fn content_key(
             }
             CopySource::Inline { name, content } => {
                 key.text("inline", name);
-                key.bytes("content", content);
+                key.blob("content", content);
             }
         }
     }

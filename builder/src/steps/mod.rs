@@ -4,15 +4,17 @@ pub(crate) mod copy;
 pub(crate) mod from;
 pub(crate) mod mount;
 pub(crate) mod run;
+pub(crate) mod run_key;
 pub(crate) mod workdir;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use oci::ChainId;
 use store::Store;
 
-use crate::cache::{self, Record};
+use crate::cache::{self, Notes, Record};
 use crate::cache_key::CacheKey;
 use crate::cancel::Cancel;
 use crate::context::LazyContext;
@@ -36,6 +38,8 @@ pub(crate) struct Workshop<'a> {
     pub(crate) cancel: Cancel,
     /// Folders of caches that were emptied in this build (`--no-cache`), which happens once.
     pub(crate) emptied_caches: Mutex<HashSet<PathBuf>>,
+    /// Base images whose layers were kept in this build, which happens once.
+    pub(crate) kept_images: Mutex<HashSet<ChainId>>,
 }
 
 /// What one step gets to work with.
@@ -71,6 +75,7 @@ impl Bench<'_> {
         }
         if let Some(record) = cache::get(self.workshop.store, key)? {
             self.note(key, base, &record);
+            self.keep_image(base)?;
             return Ok(Some(Made { layers: Layers::then(base, &record), cached: true }));
         }
         let transfer = &self.workshop.request.transfer;
@@ -79,7 +84,7 @@ impl Bench<'_> {
             return Ok(None);
         };
         // Once its layer is here, the store answers itself.
-        self.keep(&[key], base, &step.record)?;
+        self.keep(key, base, &step.record, None)?;
         let layers = Layers::then_from(base, &step.record, Some(remote.clone()));
         Ok(Some(Made { layers, cached: true }))
     }
@@ -91,11 +96,25 @@ impl Bench<'_> {
         }
     }
 
-    /// Files a result under its keys.
-    pub(crate) fn keep(&self, keys: &[&CacheKey], base: Option<&Layers>, record: &Record) -> Result<(), Fault> {
-        let below = base.map(Layers::diff_ids).unwrap_or_default();
-        keys.iter().for_each(|key| self.note(key, base, record));
-        keys.iter().try_for_each(|key| cache::put(self.workshop.store, key, &below, record))
+    /// Files a result under a key, with notes of what the key was made of, and the list of the files that it stands for.
+    pub(crate) fn keep(
+        &self,
+        key: &CacheKey,
+        base: Option<&Layers>,
+        record: &Record,
+        notes: Option<(&Notes, Option<&[u8]>)>,
+    ) -> Result<(), Fault> {
+        self.note(key, base, record);
+        self.keep_image(base)?;
+        cache::put(self.workshop.store, key, base, record, notes)
+    }
+
+    /// Keeps the layers of the image at the bottom, once in a build.
+    fn keep_image(&self, base: Option<&Layers>) -> Result<(), Fault> {
+        let image = base.map(Layers::image).unwrap_or_default();
+        let Some(chain) = image.chain() else { return Ok(()) };
+        let mut kept = self.workshop.kept_images.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.insert(chain.clone()) { cache::keep_base(self.workshop.store, &image) } else { Ok(()) }
     }
 
     /// Opens where files come from.

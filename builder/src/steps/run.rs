@@ -13,13 +13,13 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
 use super::copy::MAX_USERS;
 use super::mount::{self, is_whiteout};
+use super::run_key::{Found, Keys};
 use super::{Bench, Made, timestamp};
 use crate::cache::Record;
-use crate::cache_key::{CacheKey, KeyWriter};
 use crate::executor::{ExecStep, ExecuteError, Overlay, Stream};
 use crate::fault::{Fault, StepError};
 use crate::files::path::{ancestors, lossy};
-use crate::graph::{ExecOperation, MountOperation, MountSource, Origin};
+use crate::graph::ExecOperation;
 use crate::image_state::DEFAULT_PATH;
 use crate::layers::Layers;
 use crate::sink::LayerSink;
@@ -28,10 +28,11 @@ use crate::sink::LayerSink;
 pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, StepError> {
     let store = bench.workshop.store;
     let base = bench.layers(operation.base).map(Arc::as_ref);
-    let key = key(operation, base, bench);
-    if let Some(made) = bench.cached(&key, base)? {
-        return Ok(made);
-    }
+    let keys = Keys::of(operation, base, bench);
+    let keys = match keys.find(operation, base, bench)? {
+        Found::Made(made) => return Ok(made),
+        Found::Nothing(keys) => keys,
+    };
     let empty = Layers::default();
     let snapshot = base.unwrap_or(&empty).snapshot(store, &bench.workshop.cancel)?;
     let tree = snapshot.tree()?;
@@ -88,10 +89,11 @@ pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, 
     layer::write_diff(&active.upper(), &tree, &mut sink, &options)?;
     let (digest, size) = sink.commit()?;
     let created = bench.workshop.epoch.map_or(request.now, timestamp);
-    let record = Record { diff_id: oci::DiffId(digest), size, created, step: bench.name.to_owned() };
+    let (diff_id, mark) = (oci::DiffId(digest.clone()), digest);
+    let record = Record { diff_id, size, mark, created, step: bench.name.to_owned() };
     let layers = Layers::then(base, &record);
     layers.set_snapshot(active.commit(&record.diff_id)?);
-    bench.keep(&[&key], base, &record)?;
+    keys.keep(base, &record, bench)?;
     Ok(Made { layers, cached: false })
 }
 
@@ -127,57 +129,6 @@ fn environment(operation: &ExecOperation, secrets: &[(String, String)], user: &P
     secrets.iter().for_each(|(name, value)| set(name, value, true));
     set("HOME", &user.home, false);
     env
-}
-
-/// What decides the result (`builder.md`, K1 to K3): not proxies, addresses of hosts, values of secrets, or what caches
-/// hold.
-fn key(operation: &ExecOperation, base: Option<&Layers>, bench: &Bench<'_>) -> CacheKey {
-    let ExecOperation { base: _, argv, env, hidden_env: _, cwd, user, hostname, mounts, network, security, title: _ } =
-        operation;
-    let request = bench.workshop.request;
-    let mut key = KeyWriter::new("run", base.and_then(Layers::chain));
-    key.list("argv", argv);
-    key.list("env", env.iter().map(|(name, value)| format!("{name}={value}")));
-    key.text("cwd", cwd);
-    key.text("user", user);
-    key.text("hostname", hostname);
-    key.text("network", &format!("{network:?}"));
-    key.text("security", &format!("{security:?}"));
-    key.list("hosts", request.add_hosts.iter().map(|host| host.name.as_str()));
-    key.list("ulimits", request.ulimits.iter().map(|limit| format!("{}={}:{}", limit.name, limit.soft, limit.hard)));
-    key.option("cgroup parent", request.cgroup_parent.as_deref());
-    key.option("shm size", request.shm_size.map(|size| size.to_string()).as_deref());
-    key.option("epoch", bench.workshop.epoch.map(|epoch| epoch.to_string()).as_deref());
-    for MountOperation { target, source } in mounts {
-        key.text("target", target);
-        match source {
-            MountSource::Bind { origin, path, read_only } => {
-                key.text("bind", path);
-                key.flag("read only", *read_only);
-                let step = match origin {
-                    Origin::Step(step) => *step,
-                    Origin::Context | Origin::Named(_) => None,
-                };
-                let chain = bench.layers(step).and_then(|layers| layers.chain());
-                key.option("origin", chain.map(ToString::to_string).as_deref());
-            }
-            MountSource::Cache { id: _, sharing: _, seed: _, mode: _, uid: _, gid: _, read_only } => {
-                key.flag("cache", *read_only);
-            }
-            MountSource::Tmpfs { size } => key.option("tmpfs", size.map(|size| size.to_string()).as_deref()),
-            MountSource::Secret { id, file, env, required } => {
-                key.text("secret", id);
-                key.text("file", &format!("{file:?}"));
-                key.option("env", env.as_deref());
-                key.flag("required", *required);
-            }
-            MountSource::Script { name, content } => {
-                key.text("script", name);
-                key.bytes("content", content);
-            }
-        }
-    }
-    key.finish()
 }
 
 /// The last lines that a process printed.

@@ -17,11 +17,11 @@ use crate::sink::LayerSink;
 pub(crate) fn run(operation: &MakeFolderOperation, bench: &Bench<'_>) -> Result<Made, StepError> {
     let MakeFolderOperation { base, path, owner: user } = operation;
     let base = bench.layers(*base).map(Arc::as_ref);
-    let mut key = KeyWriter::new("folder", base.and_then(Layers::chain));
+    let mut key = KeyWriter::new("folder", base.and_then(Layers::identity));
     key.text("path", path);
     key.text("owner", user);
     key.option("epoch", bench.workshop.epoch.map(|epoch| epoch.to_string()).as_deref());
-    let key = key.finish();
+    let (key, notes) = key.finish();
     if let Some(made) = bench.cached(&key, base)? {
         return Ok(made);
     }
@@ -39,8 +39,9 @@ pub(crate) fn run(operation: &MakeFolderOperation, bench: &Bench<'_>) -> Result<
     let mut sink = LayerSink::new(bench.workshop.store.blobs(), &bench.workshop.cancel);
     let entries = changes.write(&mut sink, times, &bench.workshop.cancel)?;
     let (digest, size) = sink.commit()?;
-    let record = Record { diff_id: oci::DiffId(digest), size, created, step: bench.name.to_owned() };
-    bench.keep(&[&key], base, &record)?;
+    let (diff_id, mark) = (oci::DiffId(digest), key.0.clone());
+    let record = Record { diff_id, size, mark, created, step: bench.name.to_owned() };
+    bench.keep(&key, base, &record, Some((&notes, None)))?;
     let layers = Layers::then(base, &record);
     layers.set_index(entries);
     Ok(Made { layers, cached: false })

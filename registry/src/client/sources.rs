@@ -30,6 +30,6 @@ pub(super) fn note(store: &Store, registry: &str, repository: &RepositoryName, d
     known.truncate(MAX);
     if let Ok(record) = serde_json::to_vec(&known) {
         // A full disk here only means that a blob will be sent that could have been mounted.
-        let _ = store.build_cache().put(&key(registry, digest), &record, &[]);
+        let _ = store.build_cache().put(&key(registry, digest), &record, &store::Keeps::default());
     }
 }

@@ -2,7 +2,7 @@ use jiff::Timestamp;
 use oci::{ImageConfig, Index, Manifest, RootFs, media_type};
 
 use super::*;
-use crate::atomic_file;
+use crate::{Keeps, atomic_file};
 
 fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().expect("tempdir");
@@ -71,7 +71,8 @@ fn build_cache_and_containers_keep_their_layers() {
     let (_, cached) = put_image(&store, b"1");
     let (_, used) = put_image(&store, b"2");
     let key = Digest::sha256(b"key");
-    store.build_cache().put(&key, b"record", std::slice::from_ref(&cached)).expect("put");
+    let keeps = Keeps { layers: vec![cached.clone()], chain: Some(ChainId::base(&cached)), below: None };
+    store.build_cache().put(&key, b"record", &keeps).expect("put");
     let keeps = store.containers_dir().join("c1/keeps.json");
     atomic_file::write(&keeps, format!(r#"{{"diff_ids":["{used}"]}}"#).as_bytes()).expect("written");
     let reclaimed = store.collect().expect("collected");
