@@ -168,18 +168,7 @@ impl<'a> Evaluator<'a> {
     fn evaluate_stage(&mut self, index: usize) -> Result<ImageState> {
         let stage = &self.context.plan.stages[index];
         let from = stage.from;
-        if let Some(name) = &from.name
-            && let Some(state) = self.replacement(name, stage.statement)?
-        {
-            return Ok(state);
-        }
         let escape = self.context.escape;
-        let base = self.at(stage.statement, expand::word(&from.base, &self.globals, escape))?;
-        if base.is_empty() {
-            let fault = Fault::new(format!("base name ({}) should not be blank", from.base));
-            return Err(self
-                .fault(fault.hint("an `ARG` before the first FROM gives it a default"), Some(&stage.statement.span)));
-        }
         let platform = match &from.platform {
             Some(text) => {
                 let text = self.at(stage.statement, expand::word(text, &self.globals, escape))?;
@@ -187,9 +176,21 @@ impl<'a> Evaluator<'a> {
             }
             None => None,
         };
+        let platform = platform.as_ref().unwrap_or(self.platform);
+        if let Some(name) = &from.name
+            && let Some(state) = self.replacement(name, platform, stage.statement)?
+        {
+            return Ok(state);
+        }
+        let base = self.at(stage.statement, expand::word(&from.base, &self.globals, escape))?;
+        if base.is_empty() {
+            let fault = Fault::new(format!("base name ({}) should not be blank", from.base));
+            return Err(self
+                .fault(fault.hint("an `ARG` before the first FROM gives it a default"), Some(&stage.statement.span)));
+        }
         let mut triggers = Vec::new();
         let earlier = self.context.plan.named(&base, index);
-        let replaced = if earlier.is_none() { self.replacement(&base, stage.statement)? } else { None };
+        let replaced = if earlier.is_none() { self.replacement(&base, platform, stage.statement)? } else { None };
         let state = if base == "scratch" {
             ImageState::scratch(self.platform)
         } else if let Some(mut state) = replaced {
@@ -200,7 +201,6 @@ impl<'a> Evaluator<'a> {
             triggers = std::mem::take(&mut state.config.on_build);
             state
         } else {
-            let platform = platform.as_ref().unwrap_or(self.platform);
             let (source, config) = self.image(&base, platform, stage.statement)?;
             let layers = source.layers.len();
             let name = format!("[{}1/{}] FROM {base}", self.label(index), self.total(index));

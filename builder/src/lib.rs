@@ -69,6 +69,8 @@ pub use executor::{
     Ulimit,
 };
 pub use remote_cache::{CacheTransfer, RemoteCache};
-pub use request::{Allowed, BuildRequest, Built, BuiltImage, DockerfileSource, NamedContext, PullPolicy, SecretSource};
+pub use request::{
+    Allowed, BuildRequest, Built, BuiltImage, DockerfileSource, NamedContext, OciLayout, PullPolicy, SecretSource,
+};
 pub use solve::build;
 pub use source::{ImageSource, ImageSourceError};

@@ -200,6 +200,19 @@ pub enum NamedContext {
     Files(Context),
     /// An image, by reference (`docker-image://`).
     Image(oci::Reference),
+    /// An image in an OCI layout (`oci-layout://`).
+    Layout(OciLayout),
+}
+
+/// Where an image is in an OCI layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OciLayout {
+    /// The folder.
+    pub path: PathBuf,
+    /// The name in its index; `latest`, or the only image, when neither this nor a digest is said.
+    pub tag: Option<oci::Tag>,
+    /// The manifest or index, whatever it is called.
+    pub digest: Option<Digest>,
 }
 
 /// Where the value of a secret comes from; it is read when a step asks for it.

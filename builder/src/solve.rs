@@ -108,7 +108,7 @@ fn attempt(
     let _forwards = cancel.on_cancel(move || stopper.cancel());
     let files = |(name, context): (&String, &NamedContext)| match context {
         NamedContext::Files(context) => Some((name.clone(), LazyContext::new(context.clone(), None))),
-        NamedContext::Image(_) => None,
+        NamedContext::Image(_) | NamedContext::Layout(_) => None,
     };
     let workshop = Workshop {
         request,

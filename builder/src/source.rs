@@ -2,7 +2,7 @@
 
 use oci::{Platform, Reference};
 
-use crate::request::PullPolicy;
+use crate::request::{OciLayout, PullPolicy};
 
 /// Finds images.
 ///
@@ -23,6 +23,16 @@ pub trait ImageSource: Send + Sync {
         platform: &Platform,
         pull: PullPolicy,
     ) -> Result<store::Image, ImageSourceError>;
+
+    /// Finds an image in an OCI layout (`--build-context NAME=oci-layout://…`).
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or it is damaged. A source that knows no layouts says so.
+    fn of_layout(&self, layout: &OciLayout, _platform: &Platform) -> Result<store::Image, ImageSourceError> {
+        let message = format!("no OCI layout can be read here, such as `{}`", layout.path.display());
+        Err(ImageSourceError { message, hint: None, source: None })
+    }
 }
 
 /// Why an image could not be found; the source's whole chain is shown.

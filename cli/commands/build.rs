@@ -114,7 +114,7 @@ pub(crate) struct Args {
     #[arg(long = "secret", value_name = "id=ID[,src=FILE|,env=NAME]")]
     secrets: Vec<String>,
     /// Offer one more named context to FROM and COPY --from
-    #[arg(long = "build-context", value_name = "NAME=FOLDER|docker-image://NAME")]
+    #[arg(long = "build-context", value_name = "NAME=FOLDER|docker-image://NAME|oci-layout://FOLDER[:TAG]")]
     build_contexts: Vec<String>,
     /// Let RUN ask for more than the sandbox: network.host, security.insecure
     #[arg(long, value_name = "RIGHT", value_delimiter = ',')]
@@ -309,6 +309,7 @@ fn named_context(text: &str) -> anyhow::Result<(String, NamedContext)> {
     let context = match spec {
         ContextSpec::Folder(folder) => NamedContext::Files(Context::Folder(folder)),
         ContextSpec::Image(image) => NamedContext::Image(image),
+        ContextSpec::OciLayout(layout) => NamedContext::Layout(layout),
         ContextSpec::Scratch => NamedContext::Files(Context::None),
         other => return Err(not_yet(&other).context(format!("`{text}`"))),
     };

@@ -20,9 +20,9 @@ pub use read::{Loaded, ReadArchiveError, read};
 pub use write::{ArchiveFormat, ArchiveImage, WriteArchiveError, write};
 
 /// In `index.json`: the full name of an image, as containerd and docker write it.
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
+pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// In `index.json`: the name of an image (image-spec, `annotations.md`).
-const OCI_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const OCI_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// A line of docker's `manifest.json`.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]

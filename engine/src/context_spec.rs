@@ -4,9 +4,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use builder::OciLayout;
+use oci::Reference;
 use oci::digest::DigestError;
 use oci::reference::ReferenceError;
-use oci::{Digest, Reference, Tag};
 
 /// What stands for the files of a build: `docker build CONTEXT` and `--build-context NAME=CONTEXT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,23 +20,12 @@ pub enum ContextSpec {
     Git(String),
     /// Something that is fetched over HTTP: a tar, or a Dockerfile.
     Http(String),
-    /// An image in an OCI layout.
-    OciLayout(LayoutSpec),
+    /// An image in an OCI layout: `oci-layout://FOLDER[:TAG][@DIGEST]`.
+    OciLayout(OciLayout),
     /// An image by reference.
     Image(Reference),
     /// Nothing (`docker-image://scratch`).
     Scratch,
-}
-
-/// An image in an OCI layout: `oci-layout://FOLDER[:TAG][@DIGEST]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayoutSpec {
-    /// The folder.
-    pub path: PathBuf,
-    /// The name in its index; `latest` when neither is said.
-    pub tag: Option<Tag>,
-    /// The manifest, whatever it is called.
-    pub digest: Option<Digest>,
 }
 
 /// Why some text is no context.
@@ -171,7 +161,7 @@ fn layout(text: &str, rest: &str) -> Result<ContextSpec, ContextSpecError> {
     if path.is_empty() {
         return Err(ContextSpecError::NoFolder { text: text.into() });
     }
-    Ok(ContextSpec::OciLayout(LayoutSpec { path: path.into(), tag, digest }))
+    Ok(ContextSpec::OciLayout(OciLayout { path: path.into(), tag, digest }))
 }
 
 /// Tells whether docker takes a text for a git repository: `git://` and `ssh://`, `user@host:path`, `github.com/…`, and
@@ -202,6 +192,8 @@ fn is_git(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use oci::Tag;
+
     use super::*;
 
     fn kind(text: &str) -> String {
@@ -210,7 +202,7 @@ mod tests {
             Ok(Some(ContextSpec::Git(_))) => "git".into(),
             Ok(Some(ContextSpec::Http(_))) => "http".into(),
             Ok(Some(ContextSpec::Image(image))) => format!("image {}", image.familiar()),
-            Ok(Some(ContextSpec::OciLayout(LayoutSpec { path, tag, digest }))) => format!(
+            Ok(Some(ContextSpec::OciLayout(OciLayout { path, tag, digest }))) => format!(
                 "layout {} {} {}",
                 path.display(),
                 tag.as_ref().map_or("-", Tag::as_str),

@@ -1,6 +1,6 @@
 //! Where `FROM` and `run` find images: the store, else a registry.
 
-use builder::{Cancel, PullPolicy};
+use builder::{Cancel, OciLayout, PullPolicy};
 use jiff::Timestamp;
 use oci::{Descriptor, Platform, Reference};
 use registry::client::{PullError, TransferEvents, Wanted, pull};
@@ -105,6 +105,14 @@ impl builder::ImageSource for Images<'_> {
         let image = obtain(self.engine, reference, platform, policy, self.events, self.now, self.cancel);
         self.runtime.block_on(image).map_err(|error| builder::ImageSourceError {
             message: format!("cannot resolve image `{}`", reference.familiar()),
+            hint: advice(&error),
+            source: Some(Box::new(error)),
+        })
+    }
+
+    fn of_layout(&self, layout: &OciLayout, platform: &Platform) -> Result<Image, builder::ImageSourceError> {
+        crate::layout::bring(self.engine.store(), layout, platform).map_err(|error| builder::ImageSourceError {
+            message: format!("cannot use the image of `{}`", layout.path.display()),
             hint: advice(&error),
             source: Some(Box::new(error)),
         })

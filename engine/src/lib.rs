@@ -13,6 +13,7 @@
 //! | [`machine`] | what a container sees of the machine: its name, `/etc/hosts`, its network |
 //! | [`devices`] | devices of the machine in a container |
 //! | [`interruptible`] | reading that stops when the user wants to stop |
+//! | [`layout`] | the image of an OCI layout, into the store |
 //! | [`advice`] | what a user can do about an error |
 //!
 //! Faces (the command line, later a daemon) build the options and show the events. Nothing here prints, reads the
@@ -26,6 +27,7 @@ pub mod devices;
 pub mod executor;
 pub mod image_source;
 pub mod interruptible;
+pub mod layout;
 pub mod machine;
 pub mod ops;
 pub mod output;

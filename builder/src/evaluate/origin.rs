@@ -11,37 +11,47 @@ use crate::graph::{CopyOperation, CopySource, Origin, SourceStep, Step, StepKind
 use crate::image_state::ImageState;
 use crate::plan::From;
 use crate::request::NamedContext;
+use crate::source::ImageSourceError;
 
 impl<'a> Evaluator<'a> {
-    /// Finds the `--build-context` that a name means: literally, or as another way to write the same image.
-    fn named_context(&self, name: &str) -> Option<(&'a str, &'a NamedContext)> {
+    /// Finds the `--build-context` that a name means: literally, or as another way to write the same image. One for the
+    /// platform, `NAME::OS/ARCH`, comes before one for all.
+    fn named_context(&self, name: &str, platform: &Platform) -> Option<(&'a str, &'a NamedContext)> {
         let contexts = &self.context.request.named_contexts;
-        if name.eq_ignore_ascii_case("scratch") || name == "context" {
+        if contexts.is_empty() || name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
             return None;
         }
-        if let Some((name, context)) = contexts.get_key_value(name) {
-            return Some((name, context));
-        }
-        let wanted: Reference = name.parse().ok()?;
-        let same = |other: &&String| other.parse().is_ok_and(|other: Reference| other == wanted);
-        let (name, context) = contexts.keys().find(same).and_then(|name| contexts.get_key_value(name))?;
-        Some((name, context))
+        let wanted: Option<Reference> = name.parse().ok();
+        let is_meant = |other: &str| {
+            other == name
+                || wanted.is_some() && other.parse().ok().is_some_and(|other: Reference| Some(other) == wanted)
+        };
+        let platform = platform.to_string();
+        let of_platform = |key: &&String| {
+            key.split_once("::").is_some_and(|(other, for_platform)| for_platform == platform && is_meant(other))
+        };
+        let key = contexts.keys().find(of_platform).or_else(|| contexts.keys().find(|key| is_meant(key)))?;
+        contexts.get_key_value(key).map(|(name, context)| (name.as_str(), context))
     }
 
     /// Tells whether a `--build-context` takes the place of a name.
     pub(super) fn is_replaced(&self, name: &str) -> bool {
-        self.named_context(name).is_some()
+        self.named_context(name, self.platform).is_some()
     }
 
     /// Returns what a stage starts with, or is, when a `--build-context` takes the place of a name.
-    pub(super) fn replacement(&mut self, name: &str, statement: &Statement) -> Result<Option<ImageState>> {
-        let Some((name, context)) = self.named_context(name) else { return Ok(None) };
-        if let NamedContext::Image(reference) = context {
-            let (source, config) = self.image(&reference.to_string(), self.platform, statement)?;
+    pub(super) fn replacement(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+        statement: &Statement,
+    ) -> Result<Option<ImageState>> {
+        let Some((name, context)) = self.named_context(name, platform) else { return Ok(None) };
+        if let Some((source, config, image)) = self.image_of_context(context, platform, statement)? {
             let layers = source.layers.len();
             let top = self.graph.add(Step {
                 kind: StepKind::Source(source),
-                name: format!("[context {name}] FROM {reference}"),
+                name: format!("[context {name}] FROM {image}"),
                 span: Some(statement.span.clone()),
                 ignore_cache: false,
             });
@@ -69,10 +79,11 @@ impl<'a> Evaluator<'a> {
 
     /// Finds what `--from` names: a context, a stage, or an image.
     pub(super) fn origin(&mut self, from: &str, here: usize, statement: &Statement) -> Result<Origin> {
-        match self.named_context(from) {
-            Some((name, NamedContext::Files(_))) => return Ok(Origin::Named(name.to_owned())),
-            Some((_, NamedContext::Image(reference))) => return self.image_origin(&reference.to_string(), statement),
-            None => {}
+        if let Some((name, context)) = self.named_context(from, self.platform) {
+            return Ok(match self.image_of_context(context, self.platform, statement)? {
+                Some((source, _, image)) => self.image_origin(source, &image, statement),
+                None => Origin::Named(name.to_owned()),
+            });
         }
         if from.eq_ignore_ascii_case("scratch") {
             return Ok(Origin::Step(None));
@@ -96,19 +107,48 @@ impl<'a> Evaluator<'a> {
                     .hint(format!("the Dockerfile has {count} stages, counted from 0"));
                 Err(self.fault(fault, Some(&statement.span)))
             }
-            From::Other => self.image_origin(from, statement),
+            From::Other => {
+                let (source, _) = self.image(from, self.platform, statement)?;
+                Ok(self.image_origin(source, from, statement))
+            }
         }
     }
 
-    fn image_origin(&mut self, name: &str, statement: &Statement) -> Result<Origin> {
-        let (source, _) = self.image(name, self.platform, statement)?;
+    /// Finds the image that a context is, and what to call it; `None` when it is files.
+    fn image_of_context(
+        &mut self,
+        context: &NamedContext,
+        platform: &Platform,
+        statement: &Statement,
+    ) -> Result<Option<(SourceStep, oci::ImageConfig, String)>> {
+        match context {
+            NamedContext::Files(_) => Ok(None),
+            NamedContext::Image(reference) => {
+                let name = reference.to_string();
+                let (source, config) = self.image(&name, platform, statement)?;
+                Ok(Some((source, config, name)))
+            }
+            NamedContext::Layout(layout) => {
+                let name = layout.path.display().to_string();
+                let key = format!("{layout:?} {platform}");
+                if let Some((source, config)) = self.images.get(&key) {
+                    return Ok(Some((source.clone(), config.clone(), name)));
+                }
+                let found = self.context.images.of_layout(layout, platform);
+                let (source, config) = self.found(found, key, statement)?;
+                Ok(Some((source, config, name)))
+            }
+        }
+    }
+
+    fn image_origin(&mut self, source: SourceStep, name: &str, statement: &Statement) -> Origin {
         let step = self.graph.add(Step {
             kind: StepKind::Source(source),
             name: format!("FROM {name}"),
             span: Some(statement.span.clone()),
             ignore_cache: false,
         });
-        Ok(Origin::Step(Some(step)))
+        Origin::Step(Some(step))
     }
 
     pub(super) fn image(
@@ -155,7 +195,17 @@ impl<'a> Evaluator<'a> {
         statement: &Statement,
         key: String,
     ) -> Result<(SourceStep, oci::ImageConfig)> {
-        let image = self.context.images.resolve(&reference, platform, self.context.request.pull);
+        let found = self.context.images.resolve(&reference, platform, self.context.request.pull);
+        self.found(found, key, statement)
+    }
+
+    /// Takes an image that was found, and remembers it.
+    fn found(
+        &mut self,
+        image: std::result::Result<store::Image, ImageSourceError>,
+        key: String,
+        statement: &Statement,
+    ) -> Result<(SourceStep, oci::ImageConfig)> {
         let image = image.map_err(|error| {
             let mut fault = Fault::because(String::new(), &error);
             fault.message = fault.causes.remove(0);
