@@ -17,6 +17,17 @@ fn a_tar_becomes_an_image_with_one_layer_of_its_bytes() {
 }
 
 #[test]
+fn the_same_tar_is_the_same_image_wherever_and_whenever_it_is_imported() {
+    let (env, other) = (TestEnv::new(), TestEnv::new());
+    let id = env.slipway(["import", path(busybox_tar()), "base"]).success();
+    let copy = other.path("busybox.tar");
+    std::fs::copy(busybox_tar(), &copy).unwrap();
+    assert_eq!(other.slipway(["import", path(&copy)]).success(), id);
+    let json: serde_json::Value = serde_json::from_str(&env.slipway(["inspect", "base"]).success()).unwrap();
+    assert_eq!(json[0]["Created"], "2023-11-14T22:13:20Z", "the newest file of that tar");
+}
+
+#[test]
 fn standard_input_and_no_name_will_do() {
     let env = TestEnv::new();
     let stdin = std::fs::File::open(busybox_tar()).unwrap();

@@ -52,7 +52,11 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let options = ImportOptions {
         name: args.name,
         changes: args.change,
-        message: args.message.unwrap_or_else(|| format!("Imported from {}", args.source.display())),
+        message: args.message.unwrap_or_else(|| {
+            // Where the file lies on this machine is nobody's business.
+            let file = args.source.file_name().unwrap_or(args.source.as_os_str());
+            format!("Imported from {}", file.display())
+        }),
         platform: args.platform.unwrap_or_else(oci::Platform::host),
         now: clock::now(),
     };

@@ -242,7 +242,7 @@ pub fn busybox_tar() -> &'static Path {
         let mut command = Command::new("tar");
         command.arg("-C").arg(&root).args([
             "--sort=name",
-            "--mtime=@0",
+            "--mtime=@1700000000",
             "--owner=0",
             "--group=0",
             "--numeric-owner",

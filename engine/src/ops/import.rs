@@ -28,7 +28,7 @@ pub struct ImportOptions {
     pub message: String,
     /// What its files are for.
     pub platform: Platform,
-    /// When it is said to be made.
+    /// When it is named. It is said to be made when its newest file was: the same tar is the same image anywhere.
     pub now: Timestamp,
 }
 
@@ -95,8 +95,8 @@ pub async fn import(
         for change in &options.changes {
             check(change)?;
         }
-        let (diff_id, size) = store_layer(&store, source)?;
-        make_image(&store, diff_id, size, &options, &cancel)
+        let files = store_layer(&store, source)?;
+        make_image(&store, files, &options, &cancel)
     })
     .await
 }
@@ -114,32 +114,40 @@ fn check(change: &str) -> Result<(), ImportError> {
     Ok(())
 }
 
+/// A tar in the store.
+struct Files {
+    diff_id: DiffId,
+    size: u64,
+    /// The time of the newest of them.
+    newest: Timestamp,
+}
+
 /// Stores the tar as a blob while reading it as one.
-fn store_layer(store: &Store, source: impl Read + Send + 'static) -> Result<(DiffId, u64), ImportError> {
+fn store_layer(store: &Store, source: impl Read + Send + 'static) -> Result<Files, ImportError> {
     let (_, plain) = layer::compress::decoder(source).map_err(ImportError::Read)?;
     let tee = Tee { source: plain, blob: store.blobs().begin()?, refused: None };
     let mut tar = Reader::new(tee);
-    let entries = count_entries(&mut tar);
+    let newest = newest(&mut tar);
     let Tee { blob, refused, .. } = tar.into_inner();
     // To the reader a full disk looks like a tar that cannot be read.
     if let Some(error) = refused {
         return Err(ImportError::Write(error));
     }
-    if entries? == 0 {
-        return Err(ImportError::Empty);
-    }
+    let newest = newest?.ok_or(ImportError::Empty)?;
     let (digest, size) = blob.commit(None)?;
-    Ok((DiffId(digest), size))
+    // A time that no calendar has is as good as none.
+    let newest = Timestamp::from_second(newest).unwrap_or(Timestamp::UNIX_EPOCH);
+    Ok(Files { diff_id: DiffId(digest), size, newest })
 }
 
-/// Reads a tar through.
-fn count_entries(tar: &mut Reader<impl Read>) -> Result<u64, TarError> {
-    let mut entries: u64 = 0;
-    while tar.next_entry()?.is_some() {
-        entries += 1;
+/// Reads a tar through; gives the time of its newest file, if there is any file.
+fn newest(tar: &mut Reader<impl Read>) -> Result<Option<i64>, TarError> {
+    let mut newest = None;
+    while let Some(entry) = tar.next_entry()? {
+        newest = newest.max(Some(entry.mtime.seconds));
     }
     tar.drain()?;
-    Ok(entries)
+    Ok(newest)
 }
 
 /// Keeps what is read.
@@ -162,16 +170,11 @@ impl<R: Read> Read for Tee<R> {
     }
 }
 
-fn make_image(
-    store: &Store,
-    diff_id: DiffId,
-    size: u64,
-    options: &ImportOptions,
-    cancel: &Cancel,
-) -> Result<Digest, ImportError> {
+fn make_image(store: &Store, files: Files, options: &ImportOptions, cancel: &Cancel) -> Result<Digest, ImportError> {
+    let Files { diff_id, size, newest } = files;
     let layer = Descriptor::new(media_type::OCI_LAYER, diff_id.0.clone(), size);
     store.layers().record(&diff_id, &layer)?;
-    let created = Some(options.now.to_string());
+    let created = Some(newest.to_string());
     let mut config = ImageConfig {
         architecture: options.platform.architecture.clone(),
         variant: options.platform.variant.clone(),
