@@ -28,6 +28,7 @@ mod logout;
 mod pull;
 mod push;
 mod readme;
+mod reproducible;
 mod rmi;
 mod run;
 mod save;

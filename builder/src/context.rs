@@ -7,7 +7,7 @@ use layer::Tree;
 use store::Store;
 
 use crate::fault::Fault;
-use crate::files::source::SourceTree;
+use crate::files::source::{Appearance, SourceTree};
 use crate::ignore::Ignore;
 use crate::stat_cache;
 
@@ -31,12 +31,13 @@ pub(crate) struct LazyContext {
     context: Context,
     /// `<Dockerfile>.dockerignore`, which wins over the context's own.
     ignore: Option<Vec<u8>>,
+    appearance: Appearance,
     opened: Mutex<Option<Arc<SourceTree>>>,
 }
 
 impl LazyContext {
-    pub(crate) fn new(context: Context, ignore: Option<Vec<u8>>) -> Self {
-        Self { context, ignore, opened: Mutex::new(None) }
+    pub(crate) fn new(context: Context, ignore: Option<Vec<u8>>, appearance: Appearance) -> Self {
+        Self { context, ignore, appearance, opened: Mutex::new(None) }
     }
 
     /// Returns the files, less what is ignored.
@@ -52,7 +53,8 @@ impl LazyContext {
             Context::Fetched(folder) => SourceTree::of_fetched(
                 Tree::of_folder(folder)
                     .map_err(|error| Fault::because("cannot read the files of the build context", &error))?,
-            ),
+            )
+            .appearing(self.appearance),
             Context::Folder(folder) => {
                 let tree = Tree::of_folder(folder).map_err(|error| {
                     Fault::because(format!("cannot read the build context `{}`", folder.display()), &error)
@@ -63,7 +65,7 @@ impl LazyContext {
                 };
                 let ignore = Ignore::parse(&text.unwrap_or_default())
                     .map_err(|error| Fault::because(format!("cannot use {name}"), &error))?;
-                SourceTree::of_folder(tree, ignore, stat_cache::load(store, folder))
+                SourceTree::of_folder(tree, ignore, stat_cache::load(store, folder)).appearing(self.appearance)
             }
         });
         *opened = Some(source.clone());

@@ -95,6 +95,9 @@ impl<'a> Evaluator<'a> {
                 }
             }
         }
+        if let Some(epoch) = context.request.source_date_epoch.or(context.request.reproducible) {
+            evaluator.globals.entry("SOURCE_DATE_EPOCH".into()).or_insert_with(|| epoch.to_string());
+        }
         Ok(evaluator)
     }
 
@@ -364,7 +367,7 @@ impl<'a> Evaluator<'a> {
         let request = self.context.request;
         let stage = &self.context.plan.stages[walk.index];
         let named = |filter: &String| stage.from.name.as_deref() == Some(&filter.to_lowercase());
-        let ignore_cache = request.no_cache || request.no_cache_filter.iter().any(named);
+        let ignore_cache = request.no_cache || request.isolated || request.no_cache_filter.iter().any(named);
         let (network, security) = match &kind {
             StepKind::Exec(exec) => (exec.network, exec.security),
             _ => (request.network, Security::Sandbox),

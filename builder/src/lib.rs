@@ -70,7 +70,8 @@ pub use executor::{
 };
 pub use remote_cache::{CacheTransfer, RemoteCache};
 pub use request::{
-    Allowed, BuildRequest, Built, BuiltImage, DockerfileSource, NamedContext, OciLayout, PullPolicy, SecretSource,
+    Allowed, BuildRequest, Built, BuiltImage, ContextModes, DockerfileSource, NamedContext, OciLayout, PullPolicy,
+    SecretSource,
 };
 pub use solve::build;
 pub use source::{ImageSource, ImageSourceError};

@@ -56,6 +56,16 @@ pub struct BuildRequest {
     pub now: jiff::Timestamp,
     /// Times in config and history are this many seconds after 1970, whatever the clock says.
     pub source_date_epoch: Option<i64>,
+    /// Makes the same image on any machine at any time (`--reproducible`): as with `source_date_epoch`, and the context's
+    /// files are as git keeps them and as old as the epoch, which `RUN` sees as `SOURCE_DATE_EPOCH`. The value is the
+    /// epoch where neither `source_date_epoch`, a build argument nor the Dockerfile says one.
+    pub reproducible: Option<i64>,
+    /// Which permission bits the context's files have (`--context-modes`); `None` is `Git` when `reproducible`, else
+    /// `Keep`.
+    pub context_modes: Option<ContextModes>,
+    /// Leaves the build cache alone: nothing is taken from it and nothing goes into it, and the caches that steps mount
+    /// are empty ones, which go away with the build.
+    pub isolated: bool,
     /// How many steps run at once; as many as there are processors when 0.
     pub parallelism: usize,
     /// What is taken from caches elsewhere, and noted for them.
@@ -86,10 +96,24 @@ impl BuildRequest {
             allow: Allowed::default(),
             now,
             source_date_epoch: None,
+            reproducible: None,
+            context_modes: None,
+            isolated: false,
             parallelism: 0,
             transfer: CacheTransfer::default(),
         }
     }
+}
+
+/// Which permission bits files of a context have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ContextModes {
+    /// Those of the file system.
+    #[default]
+    Keep,
+    /// Those that git would keep, so that neither the umask of a checkout nor a setuid bit matters: 0755 for folders and
+    /// what its owner may execute, else 0644. Hardlinks are files of their own.
+    Git,
 }
 
 /// When to ask the registry for an image.
@@ -247,6 +271,8 @@ pub struct Allowed {
 pub struct Built {
     /// One image for each platform, in the order asked for.
     pub images: Vec<BuiltImage>,
+    /// `SOURCE_DATE_EPOCH`, wherever it came from.
+    pub epoch: Option<i64>,
 }
 
 /// An image in the store.

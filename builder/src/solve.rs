@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use oci::Platform;
-use store::Store;
+use store::{Snapshot, Store};
 
 use crate::assemble::assemble;
 use crate::cancel::Cancel;
@@ -18,12 +18,13 @@ use crate::evaluate::{Evaluation, Evaluator, parse_epoch};
 use crate::events::{BuildEvent, BuildEvents, Outcome, PlannedStep, StepId};
 use crate::executor::Executor;
 use crate::fault::{Fault, StepError};
+use crate::files::source::Appearance;
 use crate::graph::{Graph, StepIndex, StepKind};
 use crate::image_state::ImageState;
 use crate::layers::Layers;
 use crate::plan::Plan;
 use crate::remote_cache::write_inline;
-use crate::request::{BuildRequest, Built, NamedContext};
+use crate::request::{BuildRequest, Built, ContextModes, NamedContext};
 use crate::source::ImageSource;
 use crate::steps::{self, Bench, Made, Workshop, timestamp};
 
@@ -102,22 +103,29 @@ fn attempt(
         }
         states.push((platform.clone(), state));
     }
+    epoch = epoch.or(request.reproducible);
+    let modes = if request.reproducible.is_some() { ContextModes::Git } else { ContextModes::Keep };
+    let mtime = epoch.filter(|_| request.reproducible.is_some()).map(layer::Timestamp::from_seconds);
+    let appearance = Appearance { modes: request.context_modes.unwrap_or(modes), mtime };
     let ignore = request.dockerfile.ignore.clone();
     let stop = Cancel::new();
     let stopper = stop.clone();
     let _forwards = cancel.on_cancel(move || stopper.cancel());
     let files = |(name, context): (&String, &NamedContext)| match context {
-        NamedContext::Files(context) => Some((name.clone(), LazyContext::new(context.clone(), None))),
+        NamedContext::Files(context) => Some((name.clone(), LazyContext::new(context.clone(), None, appearance))),
         NamedContext::Image(_) | NamedContext::Layout(_) => None,
     };
+    let own_caches = request.isolated.then(|| store.snapshots().begin(&Snapshot::empty())).transpose();
+    let own_caches = own_caches.map_err(|error| place.error(error.into(), None))?;
     let workshop = Workshop {
         request,
         store,
         executor,
-        context: LazyContext::new(request.context.clone(), ignore),
+        context: LazyContext::new(request.context.clone(), ignore, appearance),
         named_contexts: request.named_contexts.iter().filter_map(files).collect(),
         epoch,
         cancel: stop,
+        own_caches,
         emptied_caches: Mutex::default(),
         kept_images: Mutex::default(),
     };
@@ -130,8 +138,7 @@ fn attempt(
             events.event(BuildEvent::Warning { message, lines: None });
         }
     }
-    let epoch = epoch.map(timestamp);
-    let mut built = Built { images: Vec::new() };
+    let mut built = Built { images: Vec::new(), epoch };
     for (platform, state) in &states {
         let empty = Arc::new(Layers::default());
         let layers = state.top.and_then(|top| results.get(&top)).unwrap_or(&empty);
@@ -141,7 +148,7 @@ fn attempt(
         if !request.transfer.lazy {
             layers.bring(store, &workshop.cancel).map_err(|error| place.step_error(error, None))?;
         }
-        let mut config = state.finish(&request.labels, layers.diff_ids(), &created, epoch);
+        let mut config = state.finish(&request.labels, layers.diff_ids(), &created, epoch.map(timestamp));
         if let Some(ledger) = request.transfer.ledger.as_ref().filter(|_| request.transfer.inline) {
             write_inline(&mut config, &ledger.inline(&layers.diff_ids()));
         }

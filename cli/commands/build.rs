@@ -16,7 +16,7 @@ use engine::{Cancel, Engine};
 
 use crate::args::ProgressMode;
 use crate::failure::Failure;
-use crate::flags::{self, outputs};
+use crate::flags::{self, outputs, reproducible, reproducible::Reproducible};
 use crate::progress::{self, Shared};
 use crate::session::{Session, Threads};
 use crate::sink::Sink;
@@ -41,7 +41,7 @@ Kinds of output (-o, repeatable):
   FOLDER, -                             Short for type=local, and for type=tar,dest=-
 
 A value of --build-arg or --secret may come from the environment. SOURCE_DATE_EPOCH in the
-environment is a build argument too: the same files then give the same image at any time.";
+environment is a build argument too, and means --reproducible.";
 
 /// Build an image from a Dockerfile
 #[derive(Debug, clap::Args)]
@@ -120,6 +120,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RIGHT", value_delimiter = ',')]
     allow: Vec<String>,
     #[command(flatten)]
+    reproducible: Reproducible,
+    #[command(flatten)]
     registry: super::RegistryArgs,
 }
 
@@ -132,6 +134,7 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     // What was unpacked for the build goes away with this.
     let open = context(&spec, &args, &engine, session)?;
     (request.context, request.dockerfile) = (open.context.clone(), open.dockerfile.clone());
+    args.reproducible.find_epoch(&mut request, args.quiet)?;
     let mode = if args.quiet { ProgressMode::Quiet } else { session.progress() };
     let view = progress::of_build(mode);
     let options = BuildOptions { request, tags: args.tags.clone(), outputs };
@@ -193,17 +196,11 @@ fn request(args: &Args) -> anyhow::Result<BuildRequest> {
     let none = DockerfileSource { name: String::new(), bytes: Vec::new(), ignore: None };
     let mut request = BuildRequest::new(Context::None, none, clock::now());
     request.target.clone_from(&args.target);
-    // The environment's is the weakest: an argument of the command line wins.
-    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|value| !value.is_empty());
-    request.build_args.extend(epoch.map(|value| ("SOURCE_DATE_EPOCH".into(), value)));
+    args.reproducible.apply(&mut request)?;
     for argument in &args.build_args {
         request.build_args.extend(flags::variable(argument).context("--build-arg")?);
     }
-    if let Some(epoch) = request.build_args.get("SOURCE_DATE_EPOCH") {
-        let seconds =
-            epoch.parse().with_context(|| format!("SOURCE_DATE_EPOCH `{epoch}` is not a number of seconds"))?;
-        request.source_date_epoch = Some(seconds);
-    }
+    request.source_date_epoch = reproducible::epoch(&request.build_args)?;
     for label in &args.labels {
         let (name, value) = label.split_once('=').unwrap_or((label, ""));
         anyhow::ensure!(!name.is_empty(), "--label `{label}` has no name before the `=`");

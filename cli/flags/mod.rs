@@ -2,6 +2,7 @@
 
 pub(crate) mod container;
 pub(crate) mod outputs;
+pub(crate) mod reproducible;
 
 use std::net::IpAddr;
 

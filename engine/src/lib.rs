@@ -9,6 +9,7 @@
 //! | [`contexts`] | opening it, and the Dockerfile |
 //! | [`publish`] | images as registries and archives have them: with compressed layers |
 //! | [`archive`] | images in one file, as docker and OCI write them |
+//! | [`commit_time`] | when the commit of a context was made |
 //! | [`output`] | where `build -o` puts its result |
 //! | [`machine`] | what a container sees of the machine: its name, `/etc/hosts`, its network |
 //! | [`devices`] | devices of the machine in a container |
@@ -21,6 +22,7 @@
 
 pub mod advice;
 pub mod archive;
+pub mod commit_time;
 pub mod context_spec;
 pub mod contexts;
 pub mod devices;

@@ -181,7 +181,7 @@ impl Changes {
             if cancel.is_cancelled() {
                 return Err(StepError::Cancelled);
             }
-            self.write_parents(&path, &mut parents, &mut writer, &mut written)?;
+            self.write_parents(&path, &clamp, &mut parents, &mut writer, &mut written)?;
             let Change { mut entry, data, is_new, opaque, identity } = change;
             entry.mtime = if is_new { created } else { clamp(entry.mtime) };
             if entry.kind == EntryKind::Directory {
@@ -212,6 +212,7 @@ impl Changes {
     fn write_parents<W: Write>(
         &self,
         path: &[u8],
+        clamp: &dyn Fn(Timestamp) -> Timestamp,
         parents: &mut BTreeSet<Vec<u8>>,
         writer: &mut tar::Writer<W>,
         written: &mut Vec<Entry>,
@@ -225,7 +226,7 @@ impl Changes {
         for folder in missing {
             if let Some(stat) = self.view.lstat(folder)? {
                 let mut entry = Entry::new(folder, EntryKind::Directory, stat.mode);
-                (entry.uid, entry.gid, entry.mtime) = (stat.uid, stat.gid, stat.mtime);
+                (entry.uid, entry.gid, entry.mtime) = (stat.uid, stat.gid, clamp(stat.mtime));
                 writer.append_empty(&entry)?;
                 written.push(entry);
             }

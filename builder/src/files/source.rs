@@ -14,6 +14,7 @@ use super::path::{self, Step};
 use crate::cancel::Cancel;
 use crate::fault::{Fault, StepError};
 use crate::ignore::{Ignore, Matched};
+use crate::request::ContextModes;
 use crate::stat_cache::Digests;
 
 /// A file of a source, with what the ignore patterns said on the way to it.
@@ -51,6 +52,28 @@ impl Stamp {
     }
 }
 
+/// What the files of a context are made to look like.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Appearance {
+    /// Which permission bits they have.
+    pub(crate) modes: ContextModes,
+    /// How old they all are; git keeps no times, and a checkout makes new ones.
+    pub(crate) mtime: Option<Timestamp>,
+}
+
+impl Appearance {
+    fn of(self, mut node: Node) -> Node {
+        if self.modes == ContextModes::Git {
+            let executable = node.kind == NodeKind::Directory || node.mode & 0o100 != 0;
+            if node.kind != NodeKind::Symlink {
+                node.mode = if executable { 0o755 } else { 0o644 };
+            }
+            node.nlink = 1;
+        }
+        node
+    }
+}
+
 /// A tree that files are taken from.
 #[derive(Debug)]
 pub(crate) struct SourceTree {
@@ -60,26 +83,54 @@ pub(crate) struct SourceTree {
     local: bool,
     /// Whether files belong to whom they say, and have attributes. Those of a folder of this machine belong to root.
     has_owners: bool,
+    appearance: Appearance,
     digests: Mutex<Digests>,
 }
 
 impl SourceTree {
     /// Takes files from a stage or an image.
     pub(crate) fn of_layers(tree: Tree) -> Self {
-        Self { tree, ignore: None, local: false, has_owners: true, digests: Mutex::default() }
+        Self {
+            tree,
+            ignore: None,
+            local: false,
+            has_owners: true,
+            appearance: Appearance::default(),
+            digests: Mutex::default(),
+        }
     }
 
     /// Takes files from a folder of this machine. `digests` is what is known of them from earlier builds.
     pub(crate) fn of_folder(tree: Tree, ignore: Ignore, digests: Digests) -> Self {
         let ignore = (!ignore.is_empty()).then_some(ignore);
-        Self { tree, ignore, local: true, has_owners: false, digests: Mutex::new(digests) }
+        Self {
+            tree,
+            ignore,
+            local: true,
+            has_owners: false,
+            appearance: Appearance::default(),
+            digests: Mutex::new(digests),
+        }
     }
 
     /// Takes files from a folder that was filled for this build.
     pub(crate) fn of_fetched(tree: Tree) -> Self {
         // Only root could give the files to others when it filled the folder.
         let has_owners = rustix::process::geteuid().is_root();
-        Self { tree, ignore: None, local: true, has_owners, digests: Mutex::default() }
+        Self {
+            tree,
+            ignore: None,
+            local: true,
+            has_owners,
+            appearance: Appearance::default(),
+            digests: Mutex::default(),
+        }
+    }
+
+    /// Makes the files look like this.
+    pub(crate) fn appearing(self, appearance: Appearance) -> Self {
+        let has_owners = self.has_owners && !(self.local && appearance.modes == ContextModes::Git);
+        Self { appearance, has_owners, ..self }
     }
 
     /// Tells whether these are files of this machine.
@@ -142,6 +193,7 @@ impl SourceTree {
     }
 
     fn step(&self, folder: &Seen, node: Node) -> (bool, Seen) {
+        let node = self.appearance.of(node);
         match (&self.ignore, &folder.matched) {
             (Some(ignore), Some(matched)) => {
                 let (excluded, matched) = ignore.step(matched, &node.path);
@@ -174,6 +226,7 @@ impl SourceTree {
             (entry.uid, entry.gid, entry.mtime) = (node.uid, node.gid, node.mtime);
             entry
         });
+        entry.mtime = self.appearance.mtime.unwrap_or(entry.mtime);
         if self.has_owners {
             entry.xattrs = self.capabilities(node)?;
         } else {

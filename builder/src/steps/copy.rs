@@ -55,7 +55,7 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     }
     // Files of which no digest is known are read only once: when something like this was never copied before, no cache
     // record can have its key, so the digests come from writing the layer.
-    let definition = definition_key(operation, bench.workshop.epoch);
+    let definition = definition_key(operation, bench);
     let is_known = walked.iter().all(|walked| content::is_known(&walked.tree, &walked.found));
     // Another machine may have done it.
     let elsewhere = bench.workshop.request.transfer.remote.as_ref().is_some_and(|remote| remote.has_records());
@@ -91,7 +91,7 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     if let Some(quick) = &quick {
         bench.keep(quick, base, &record, None)?;
     }
-    if !tried {
+    if !tried && !bench.workshop.request.isolated {
         cache::tried(bench.workshop.store, &definition)?;
     }
     Ok(Made { layers, cached: false })
@@ -158,13 +158,13 @@ pub(crate) fn owner(view: &View, owner: &str) -> Result<(u32, u32), Fault> {
 pub(crate) const MAX_USERS: u64 = 10 << 20;
 
 /// What is asked for, without what the sources hold.
-fn write_definition(key: &mut KeyWriter, operation: &CopyOperation, epoch: Option<i64>) {
+fn write_definition(key: &mut KeyWriter, operation: &CopyOperation, bench: &Bench<'_>) {
     let CopyOperation { base: _, sources: _, destination, chown, chmod, unpack } = operation;
     key.text("destination", destination);
     key.option("chown", chown.as_deref());
     key.option("chmod", chmod.as_deref());
     key.flag("unpack", *unpack);
-    key.option("epoch", epoch.map(|epoch| epoch.to_string()).as_deref());
+    key.option("epoch", bench.workshop.epoch_key().as_deref());
 }
 
 fn write_selections(key: &mut KeyWriter, operation: &CopyOperation) {
@@ -187,7 +187,7 @@ fn write_selections(key: &mut KeyWriter, operation: &CopyOperation) {
 /// The key by where the files come from; `None` when they come from a context, of which only the content says anything.
 fn quick_key(operation: &CopyOperation, base: Option<&Layers>, bench: &Bench<'_>) -> Option<CacheKey> {
     let mut key = KeyWriter::new("copy by origin", base.and_then(Layers::identity));
-    write_definition(&mut key, operation, bench.workshop.epoch);
+    write_definition(&mut key, operation, bench);
     write_selections(&mut key, operation);
     for source in &operation.sources {
         let CopySource::Files { origin, .. } = source else { continue };
@@ -199,9 +199,9 @@ fn quick_key(operation: &CopyOperation, base: Option<&Layers>, bench: &Bench<'_>
 }
 
 /// The key of all steps that differ only by what their sources hold.
-fn definition_key(operation: &CopyOperation, epoch: Option<i64>) -> CacheKey {
+fn definition_key(operation: &CopyOperation, bench: &Bench<'_>) -> CacheKey {
     let mut key = KeyWriter::new("copy was tried", None);
-    write_definition(&mut key, operation, epoch);
+    write_definition(&mut key, operation, bench);
     write_selections(&mut key, operation);
     key.finish().0
 }
@@ -214,7 +214,7 @@ fn content_key(
     bench: &Bench<'_>,
 ) -> Result<(CacheKey, Notes), StepError> {
     let mut key = KeyWriter::new("copy", base.and_then(Layers::identity));
-    write_definition(&mut key, operation, bench.workshop.epoch);
+    write_definition(&mut key, operation, bench);
     for walked in walked {
         match walked.source {
             CopySource::Files { selection, .. } => {

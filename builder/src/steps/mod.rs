@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oci::ChainId;
-use store::Store;
+use store::{Active, Store};
 
 use crate::cache::{self, Notes, Record};
 use crate::cache_key::CacheKey;
@@ -36,10 +36,20 @@ pub(crate) struct Workshop<'a> {
     /// `SOURCE_DATE_EPOCH`.
     pub(crate) epoch: Option<i64>,
     pub(crate) cancel: Cancel,
+    /// Takes the place of the caches that steps mount, when the build leaves those alone.
+    pub(crate) own_caches: Option<Active>,
     /// Folders of caches that were emptied in this build (`--no-cache`), which happens once.
     pub(crate) emptied_caches: Mutex<HashSet<PathBuf>>,
     /// Base images whose layers were kept in this build, which happens once.
     pub(crate) kept_images: Mutex<HashSet<ChainId>>,
+}
+
+impl Workshop<'_> {
+    /// Returns what cache keys say of the epoch.
+    pub(crate) fn epoch_key(&self) -> Option<String> {
+        let epoch = self.epoch?;
+        Some(if self.request.reproducible.is_some() { format!("{epoch} everywhere") } else { epoch.to_string() })
+    }
 }
 
 /// What one step gets to work with.
@@ -104,6 +114,9 @@ impl Bench<'_> {
         record: &Record,
         notes: Option<(&Notes, Option<&[u8]>)>,
     ) -> Result<(), Fault> {
+        if self.workshop.request.isolated {
+            return Ok(());
+        }
         self.note(key, base, record);
         self.keep_image(base)?;
         cache::put(self.workshop.store, key, base, record, notes)

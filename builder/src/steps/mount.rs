@@ -211,7 +211,10 @@ pub(crate) fn is_whiteout(metadata: &std::fs::Metadata) -> bool {
 
 /// Takes a cache for as long as the file lives: its folder holds `data`.
 fn lock_cache(id: &str, sharing: Sharing, bench: &Bench<'_>) -> Result<(File, PathBuf), StepError> {
-    let root = bench.workshop.store.layout().cache_mounts();
+    let root = match &bench.workshop.own_caches {
+        Some(folder) => folder.scratch()?,
+        None => bench.workshop.store.layout().cache_mounts(),
+    };
     let name = Digest::sha256(id.as_bytes()).hex()[..32].to_owned();
     let doing = || format!("cannot use the cache `{id}`");
     let mut copy = 0;

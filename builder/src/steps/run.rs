@@ -50,7 +50,7 @@ pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, 
         id: bench.id,
         rootfs: Overlay { lower: active.lower(), upper: active.upper(), work: active.work() },
         argv: operation.argv.clone(),
-        env: environment(operation, &prepared.env, &user),
+        env: environment(operation, &prepared.env, &user, bench),
         cwd: operation.cwd.clone(),
         user,
         hostname: operation.hostname.clone(),
@@ -88,6 +88,11 @@ pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, 
     let options = PackOptions { clamp_mtime: bench.workshop.epoch, ..PackOptions::default() };
     layer::write_diff(&active.upper(), &tree, &mut sink, &options)?;
     let (digest, size) = sink.commit()?;
+    if let Some(epoch) = bench.workshop.epoch {
+        // Later steps see the times that the layer has, not those of this very run.
+        clamp_times(&active.upper(), &tree, epoch)
+            .map_err(|error| Fault::because("cannot set the times of what the process changed", &error))?;
+    }
     let created = bench.workshop.epoch.map_or(request.now, timestamp);
     let (diff_id, mark) = (oci::DiffId(digest.clone()), digest);
     let record = Record { diff_id, size, mark, created, step: bench.name.to_owned() };
@@ -117,7 +122,12 @@ fn user(tree: &Tree, user: &str) -> Result<ProcessUser, Fault> {
     Ok(user)
 }
 
-fn environment(operation: &ExecOperation, secrets: &[(String, String)], user: &ProcessUser) -> Vec<(String, String)> {
+fn environment(
+    operation: &ExecOperation,
+    secrets: &[(String, String)],
+    user: &ProcessUser,
+    bench: &Bench<'_>,
+) -> Vec<(String, String)> {
     let mut env = operation.env.clone();
     let mut set = |name: &str, value: &str, replace: bool| match env.iter_mut().find(|(other, _)| other == name) {
         Some((_, old)) if replace => value.clone_into(old),
@@ -128,6 +138,9 @@ fn environment(operation: &ExecOperation, secrets: &[(String, String)], user: &P
     operation.hidden_env.iter().for_each(|(name, value)| set(name, value, false));
     secrets.iter().for_each(|(name, value)| set(name, value, true));
     set("HOME", &user.home, false);
+    if let (Some(epoch), Some(_)) = (bench.workshop.epoch, bench.workshop.request.reproducible) {
+        set("SOURCE_DATE_EPOCH", &epoch.to_string(), false);
+    }
     env
 }
 
@@ -239,6 +252,17 @@ impl Stubs {
         }
         Ok(())
     }
+}
+
+/// Sets the times of changed files that are newer than the epoch to it.
+fn clamp_times(upper: &Path, lower: &Tree, epoch: i64) -> io::Result<()> {
+    for entry in layer::diff(upper, lower).map_err(io::Error::other)? {
+        // A whiteout is in the way of something, and has no file of its name.
+        if entry.mtime.seconds >= epoch {
+            found(set_mtime(&upper.join(std::ffi::OsStr::from_bytes(&entry.path)), epoch, 0))?;
+        }
+    }
+    Ok(())
 }
 
 fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {

@@ -146,7 +146,7 @@ fn write(
     key.list("ulimits", request.ulimits.iter().map(|limit| format!("{}={}:{}", limit.name, limit.soft, limit.hard)));
     key.option("cgroup parent", request.cgroup_parent.as_deref());
     key.option("shm size", request.shm_size.map(|size| size.to_string()).as_deref());
-    key.option("epoch", bench.workshop.epoch.map(|epoch| epoch.to_string()).as_deref());
+    key.option("epoch", bench.workshop.epoch_key().as_deref());
     for MountOperation { target, source } in mounts {
         key.text("mount", target);
         match source {

@@ -20,7 +20,7 @@ pub(crate) fn run(operation: &MakeFolderOperation, bench: &Bench<'_>) -> Result<
     let mut key = KeyWriter::new("folder", base.and_then(Layers::identity));
     key.text("path", path);
     key.text("owner", user);
-    key.option("epoch", bench.workshop.epoch.map(|epoch| epoch.to_string()).as_deref());
+    key.option("epoch", bench.workshop.epoch_key().as_deref());
     let (key, notes) = key.finish();
     if let Some(made) = bench.cached(&key, base)? {
         return Ok(made);

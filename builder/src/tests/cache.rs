@@ -137,7 +137,7 @@ fn files_that_did_not_change_are_not_read_again() {
     let mut request = world.request(DOCKERFILE);
     request.now = later;
     world.build_request(&request);
-    let context = crate::context::LazyContext::new(crate::Context::Folder(world.context()), None);
+    let context = crate::context::LazyContext::new(crate::Context::Folder(world.context()), None, Default::default());
     let source = context.open(&world.store).expect("opened");
     let node = source.lookup(b"a").expect("looked").expect("there").node;
     assert!(source.known_digest(&node).is_some());

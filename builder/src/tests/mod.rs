@@ -7,6 +7,7 @@ mod cache;
 mod config;
 mod errors;
 mod files;
+mod reproducible;
 mod run;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,187 @@
+//! Builds that come out the same anywhere and at any time, and `slipway build --verify`.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use crate::support::{TestEnv, needs, path, run};
+
+/// Copies a tree as a checkout on another machine would make it: with its own times, and the modes of its umask.
+fn checkout(from: &Path, to: &Path, umask: u32, time: SystemTime) {
+    std::fs::create_dir_all(to).expect("create a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let from = entry.expect("readable").path();
+        let to = to.join(from.file_name().expect("a name"));
+        if from.is_dir() {
+            checkout(&from, &to, umask, time);
+            continue;
+        }
+        std::fs::copy(&from, &to).expect("copy");
+        let executable = std::fs::metadata(&from).expect("there").permissions().mode() & 0o100 != 0;
+        let mode = if executable { 0o777 } else { 0o666 } & !umask;
+        std::fs::set_permissions(&to, PermissionsExt::from_mode(mode)).expect("chmod");
+        std::fs::File::open(&to).and_then(|file| file.set_modified(time)).expect("touch");
+    }
+    std::fs::set_permissions(to, PermissionsExt::from_mode(0o777 & !umask)).expect("chmod");
+    std::fs::File::open(to).and_then(|folder| folder.set_modified(time)).expect("touch");
+}
+
+/// One machine: its own home, its own copy of the context, its own umask and time.
+struct Machine {
+    env: TestEnv,
+    context: PathBuf,
+    umask: &'static str,
+}
+
+impl Machine {
+    /// Two that have nothing in common but the content of the context.
+    fn two(context: &Path, env: fn() -> TestEnv) -> [Self; 2] {
+        let times = [Duration::from_secs(1_700_000_000), Duration::from_secs(1_700_000_061)];
+        [("022", 0o022, "app"), ("077", 0o077, "elsewhere/deep/app")].map(|(umask, bits, folder)| {
+            let env = env();
+            let to = env.path(folder);
+            checkout(context, &to, bits, SystemTime::UNIX_EPOCH + times[usize::from(bits != 0o022)]);
+            Self { env, context: to, umask }
+        })
+    }
+
+    /// Builds with the machine's umask; gives the digest of the manifest.
+    fn build(&self, flags: &[&str]) -> String {
+        let metadata = self.env.path("metadata.json");
+        let mut slipway = self.env.command(["build", "-q", "--metadata-file", path(&metadata)]);
+        slipway.args(flags).arg(&self.context);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "umask $0; exec \"$@\"", self.umask]).arg(slipway.get_program()).args(slipway.get_args());
+        for (name, value) in slipway.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        run(&mut shell).success();
+        let json = std::fs::read(metadata).expect("written");
+        let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        json["containerimage.digest"].as_str().expect("a digest").to_owned()
+    }
+}
+
+const STEPS: &str = "FROM busybox AS build
+WORKDIR /src
+COPY . .
+RUN --network=none mkdir out && cp -p script out/ && echo $SOURCE_DATE_EPOCH > out/epoch
+RUN --network=none find /src /bin -exec stat -c '%n %Y %a' {} + | sort > /list
+FROM busybox
+COPY --from=build /src /src
+RUN --network=none find /src /bin -exec stat -c '%n %Y %a' {} + | sort > /list
+COPY --link script /bin/
+";
+
+fn context(env: &TestEnv) -> PathBuf {
+    let context = env.context("context", STEPS);
+    let script = env.write("context/script", "#!/bin/sh\n");
+    std::fs::set_permissions(script, PermissionsExt::from_mode(0o755)).expect("chmod");
+    env.write("context/sub/data", "x");
+    context
+}
+
+#[test]
+fn two_machines_make_the_same_image_with_one_word() {
+    if !needs::root() {
+        return;
+    }
+    let [one, two] = Machine::two(&context(&TestEnv::new()), TestEnv::with_busybox);
+    let flags = ["--reproducible", "-t", "app"];
+    let digest = one.build(&flags);
+    assert_eq!(digest, two.build(&flags));
+    let epoch = ["run", "--rm", "--network=none", "app", "cat", "/src/out/epoch"];
+    assert_eq!(one.env.slipway(epoch).success(), "315532800\n");
+    // What differs is seen without the word.
+    assert_ne!(one.build(&[]), two.build(&[]));
+}
+
+#[test]
+fn the_epoch_is_that_of_the_environment_or_of_the_commit() {
+    let git = |folder: &Path, arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(folder).args(["-c", "user.name=A", "-c", "user.email=a@b"]).args(arguments);
+        git.envs([("GIT_COMMITTER_DATE", "1600000000 +0000"), ("GIT_CONFIG_GLOBAL", "/dev/null")]);
+        run(&mut git).success();
+    };
+    let env = TestEnv::with_busybox();
+    let context = env.context("app", "FROM busybox\nCOPY Dockerfile /a\n");
+    let created = |flags: &[&str], epoch: &str| {
+        let mut command = env.command(["build", "-t", "app"]);
+        let ran = run(command.args(flags).arg(&context).env("SOURCE_DATE_EPOCH", epoch));
+        let said = ran.stderr();
+        ran.success();
+        let json: serde_json::Value = serde_json::from_str(&env.slipway(["inspect", "app"]).success()).expect("JSON");
+        (json[0]["Created"].as_str().expect("a time").to_owned(), said)
+    };
+    let (time, said) = created(&["--reproducible"], "");
+    assert_eq!(time, "1980-01-01T00:00:00Z");
+    assert!(said.contains("SOURCE_DATE_EPOCH=315532800, because the context is not in a git repository"), "{said}");
+    assert_eq!(created(&["--reproducible"], "1000000000").0, "2001-09-09T01:46:40Z");
+    assert_eq!(created(&["--build-arg", "SOURCE_DATE_EPOCH=5"], "1000000000").0, "1970-01-01T00:00:05Z");
+    if !needs::tools(&["git"]) {
+        return;
+    }
+    git(&context, &["init", "-q"]);
+    git(&context, &["add", "."]);
+    git(&context, &["commit", "-q", "-m", "x"]);
+    let (time, said) = created(&["--reproducible"], "");
+    assert_eq!(time, "2020-09-13T12:26:40Z");
+    assert!(said.contains("SOURCE_DATE_EPOCH=1600000000, the time of the context's commit "), "{said}");
+    // A repository that cannot be read is told: a guess would give another image.
+    std::fs::remove_dir_all(context.join(".git/objects")).expect("removed");
+    let stderr = env.slipway(["build", "--reproducible", path(&context)]).failure(1);
+    assert!(stderr.contains("does not have its commit") && stderr.contains("set SOURCE_DATE_EPOCH"), "{stderr}");
+    let mut command = env.command(["build", path(&context)]);
+    let stderr = run(command.env("SOURCE_DATE_EPOCH", "yesterday")).failure(1);
+    assert!(stderr.contains("SOURCE_DATE_EPOCH `yesterday` is not a number of seconds"), "{stderr}");
+}
+
+#[test]
+fn the_modes_of_git_keep_the_umask_out() {
+    let [one, two] = Machine::two(&context(&TestEnv::new()), TestEnv::new);
+    for machine in [&one, &two] {
+        machine.env.write(
+            &format!("{}/Dockerfile", machine.context.strip_prefix(machine.env.path("")).expect("in it").display()),
+            "FROM scratch\nCOPY . /app\n",
+        );
+    }
+    let list = |machine: &Machine, mode: &str| {
+        let tar = machine.env.path("files.tar");
+        let output = format!("type=tar,dest={}", path(&tar));
+        machine.env.slipway(["build", mode, "-o", &output, path(&machine.context)]).success();
+        let listed = run(Command::new("tar").arg("-tvf").arg(&tar)).success();
+        listed
+            .lines()
+            .map(|line| format!("{} {}", &line[..10], line.rsplit(' ').next().unwrap_or("")))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(list(&one, "--context-modes=git"), list(&two, "--context-modes=git"));
+    assert!(list(&two, "--context-modes=git").contains(&"-rwxr-xr-x app/script".to_owned()));
+    assert!(list(&two, "--context-modes=keep").contains(&"-rwx------ app/script".to_owned()));
+    let stderr = two.env.slipway(["build", "--context-modes=svn", path(&two.context)]).failure(2);
+    assert!(stderr.contains("neither `keep` nor `git`"), "{stderr}");
+}
+
+#[test]
+fn a_build_that_is_fully_cached_gives_the_identical_image() {
+    if !needs::root() {
+        return;
+    }
+    let env = TestEnv::with_busybox();
+    let context = env.context("app", "FROM busybox\nWORKDIR /w\nCOPY . .\nRUN --network=none date > /now\nENV A=1\n");
+    let metadata = env.path("metadata.json");
+    let build = || {
+        env.slipway(["build", "-q", "--metadata-file", path(&metadata), path(&context)]).success();
+        std::fs::read_to_string(&metadata).expect("written")
+    };
+    let first = build();
+    // Neither another time of the clock nor of the files matters.
+    let later = SystemTime::now() + Duration::from_secs(60);
+    std::fs::File::open(context.join("Dockerfile")).and_then(|file| file.set_modified(later)).expect("touch");
+    assert_eq!(first, build());
+}
