@@ -15,6 +15,7 @@ mod completion;
 mod contexts;
 mod crash;
 mod debug;
+mod explain;
 mod full_disk;
 mod history;
 mod house;

@@ -2,9 +2,7 @@
 
 use oci::{Descriptor, DiffId, Digest, media_type};
 use serde::{Deserialize, Serialize};
-#[cfg(test)]
-use store::Peeked;
-use store::{Keeps, Store};
+use store::{Keeps, Peeked, Store};
 
 use crate::cache_key::CacheKey;
 use crate::fault::Fault;
@@ -102,7 +100,6 @@ pub(crate) fn put(
 }
 
 /// Returns the record and the notes of a key, without counting as a use; for people.
-#[cfg(test)]
 pub(crate) fn peek(store: &Store, key: &Digest) -> Result<Option<(Record, Notes)>, Fault> {
     let Peeked::Record(bytes) = store.build_cache().peek(key)? else { return Ok(None) };
     Ok(record_of(&bytes).map(|record| (record, notes_of(&bytes))))
@@ -112,7 +109,6 @@ fn record_of(bytes: &[u8]) -> Option<Record> {
     serde_json::from_slice(bytes.split(|byte| *byte == b'\n').next()?).ok()
 }
 
-#[cfg(test)]
 fn notes_of(bytes: &[u8]) -> Notes {
     let notes = bytes.splitn(2, |byte| *byte == b'\n').nth(1).and_then(|notes| serde_json::from_slice(notes).ok());
     notes.unwrap_or_default()

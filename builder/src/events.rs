@@ -7,6 +7,7 @@ use std::time::Duration;
 use oci::{Descriptor, DiffId};
 
 use crate::executor::{Network, Security, Stream};
+use crate::explain::Miss;
 
 /// Takes the events of a build, from several threads at once, and must be quick.
 pub trait BuildEvents: Send + Sync {
@@ -51,6 +52,13 @@ pub enum BuildEvent<'a> {
         /// The step that people are shown in place of this one, when there is such: a `COPY --link` for putting its
         /// layer in place.
         shown_as: Option<StepId>,
+    },
+    /// The build cache has no result for a step; told only when the request asks for it, before the step ends.
+    Missed {
+        /// Which step.
+        id: StepId,
+        /// Why.
+        miss: &'a Miss,
     },
     /// A step is over.
     StepFinished {

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use oci::{Descriptor, DiffId};
+use oci::{Descriptor, DiffId, Digest};
 
 use crate::dockerfile::{Sharing, Span};
 use crate::events::{PlannedMount, PlannedMountKind, Surroundings};
@@ -73,6 +73,8 @@ pub(crate) enum StepKind {
 pub(crate) struct SourceStep {
     /// Its layers, lowest first.
     pub(crate) layers: Vec<(DiffId, Descriptor)>,
+    /// The digest of its manifest.
+    pub(crate) digest: Digest,
     /// When it was made.
     pub(crate) created: Option<jiff::Timestamp>,
 }
@@ -144,6 +146,8 @@ pub(crate) struct ExecOperation {
     pub(crate) argv: Vec<String>,
     /// Variables, without those that the runtime adds.
     pub(crate) env: Vec<(String, String)>,
+    /// Which of them come from `ARG`.
+    pub(crate) args: Vec<String>,
     /// Variables that do not change the result (proxies).
     pub(crate) hidden_env: Vec<(String, String)>,
     /// Where it starts.

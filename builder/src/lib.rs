@@ -15,6 +15,7 @@
 //! | `graph` | the steps, of the kinds that LLB has |
 //! | [`remote_cache`] | [`RemoteCache`]: a build cache somewhere else, and its records as JSON (the engine fills it in) |
 //! | `cache_key`, `cache`, `stat_cache` | what a step's result is filed under; what need not be read again |
+//! | [`explain`] | why a step was not in the cache |
 //! | [`solve`] | [`build`]: runs the steps, several at once |
 //! | `steps` | what each kind of step does |
 //! | `files` | from sources to a layer in one pass, without a mount |
@@ -39,6 +40,7 @@ mod ports;
 
 mod cache;
 mod cache_key;
+pub mod explain;
 pub mod remote_cache;
 pub mod solve;
 mod steps;
@@ -68,6 +70,7 @@ pub use executor::{
     AddedHost, ExecStep, ExecuteError, Executor, ExitStatus, MountKind, Network, Overlay, Security, StepMount, Stream,
     Ulimit,
 };
+pub use explain::{Difference, DifferenceKind, Miss, Nearest};
 pub use remote_cache::{CacheTransfer, RemoteCache};
 pub use request::{
     Allowed, BuildRequest, Built, BuiltImage, ContextModes, DockerfileSource, NamedContext, OciLayout, PullPolicy,

@@ -68,6 +68,8 @@ pub struct BuildRequest {
     pub isolated: bool,
     /// How many steps run at once; as many as there are processors when 0.
     pub parallelism: usize,
+    /// Tells for each step that is not in the build cache why ([`BuildEvent::Missed`](crate::BuildEvent::Missed)).
+    pub explain: bool,
     /// What is taken from caches elsewhere, and noted for them.
     pub transfer: CacheTransfer,
 }
@@ -100,6 +102,7 @@ impl BuildRequest {
             context_modes: None,
             isolated: false,
             parallelism: 0,
+            explain: false,
             transfer: CacheTransfer::default(),
         }
     }

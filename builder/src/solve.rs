@@ -17,6 +17,7 @@ use crate::error::{BuildError, Diagnostic};
 use crate::evaluate::{Evaluation, Evaluator, parse_epoch};
 use crate::events::{BuildEvent, BuildEvents, Outcome, PlannedStep, StepId};
 use crate::executor::Executor;
+use crate::explain::Explainer;
 use crate::fault::{Fault, StepError};
 use crate::files::source::Appearance;
 use crate::graph::{Graph, StepIndex, StepKind};
@@ -128,6 +129,7 @@ fn attempt(
         own_caches,
         emptied_caches: Mutex::default(),
         kept_images: Mutex::default(),
+        explainer: request.explain.then(Explainer::default),
     };
     let wanted: Vec<StepIndex> = states.iter().filter_map(|(_, state)| state.top).collect();
     let results = Solver::new(&graph, &wanted, &workshop, events, &place).run()?;
@@ -410,6 +412,8 @@ impl<'a> Solver<'a> {
             id,
             name: &step.name,
             output: &output,
+            graph: self.graph,
+            events: self.events,
         };
         let stack = |layers| Ok(Made { layers, cached: false });
         let made = match &step.kind {

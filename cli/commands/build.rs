@@ -17,7 +17,7 @@ use engine::{Cancel, Engine};
 use crate::args::ProgressMode;
 use crate::failure::Failure;
 use crate::flags::{self, outputs, reproducible, reproducible::Reproducible};
-use crate::progress::{self, Shared};
+use crate::progress::{self, Explained, Shared};
 use crate::session::{Session, Threads};
 use crate::sink::Sink;
 use crate::{clock, terminal};
@@ -29,6 +29,7 @@ Examples:
   slipway build --target test --build-arg V=2 .     One stage, with an argument
   slipway build -o type=oci,dest=app.tar .          To an archive instead of the store
   slipway build -o dist .                           The image's files, into a folder
+  slipway build --explain -t app .                  What was cached, and why the rest was not
   generate-dockerfile | slipway build -t app -f - .
   git archive HEAD | slipway build -t app -          A tar, plain or compressed
 
@@ -77,6 +78,16 @@ pub(crate) struct Args {
     /// Do every step of these stages again
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     no_cache_filter: Vec<String>,
+    /// Say for each step whether it was in the cache, and if not, what changed
+    #[arg(
+        long,
+        value_name = "text|json[,dest=FILE]",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "text",
+        value_parser = flags::explain::parse
+    )]
+    explain: Option<flags::explain::Explain>,
     /// Ask the registry for newer base images
     #[arg(long)]
     pull: bool,
@@ -137,9 +148,15 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     args.reproducible.find_epoch(&mut request, args.quiet)?;
     let mode = if args.quiet { ProgressMode::Quiet } else { session.progress() };
     let view = progress::of_build(mode);
+    request.explain = args.explain.is_some();
+    let explained = args.explain.as_ref().map(|form| (form, Arc::new(Explained::new(view.clone()))));
+    let view = explained.as_ref().map_or(view, |(_, explained)| explained.clone());
     let options = BuildOptions { request, tags: args.tags.clone(), outputs };
     let built = session.wait(Threads::Many, build(&engine, options, Arc::new(Shared(view.clone())), session.cancel()));
     view.finish();
+    if let Some((form, explained)) = &explained {
+        tell_cache(form, explained, session.cancel())?;
+    }
     let result = built.map_err(explain)?;
     report(&args, &result, session.cancel())?;
     Ok(ExitCode::SUCCESS)
@@ -154,6 +171,17 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
         }
         _ => error,
     }
+}
+
+/// Prints what the cache had, also of a build that failed.
+fn tell_cache(form: &flags::explain::Explain, explained: &Explained, cancel: &Cancel) -> anyhow::Result<()> {
+    let text = if form.json { serde_json::to_string_pretty(&explained.json())? } else { explained.text() };
+    match &form.dest {
+        Some(path) => write(path, format!("{text}\n").as_bytes(), cancel)?,
+        None if form.json => terminal::print_json(&text)?,
+        None => terminal::note(&text),
+    }
+    Ok(())
 }
 
 fn report(args: &Args, result: &BuildResult, cancel: &Cancel) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! Words that several flags share: `NAME=VALUE`, `HOST:IP`, limits, and lists of `key=value`.
 
 pub(crate) mod container;
+pub(crate) mod explain;
 pub(crate) mod outputs;
 pub(crate) mod reproducible;
 

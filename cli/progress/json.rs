@@ -53,6 +53,9 @@ impl BuildEvents for Json {
                 print(&json!({ "event": "output", "step": id.0, "stream": stream, "text": text }));
             }
             BuildEvent::Made { .. } => {}
+            BuildEvent::Missed { id, miss } => {
+                print(&json!({ "event": "missed", "step": id.0, "miss": miss }));
+            }
             BuildEvent::StepFinished { id, outcome, took } => {
                 let (outcome, error) = match outcome {
                     Outcome::Done => ("done", None),

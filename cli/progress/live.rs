@@ -185,6 +185,7 @@ impl BuildEvents for Live {
                 tail.drain(..much);
             }
             BuildEvent::Made { .. } => {}
+            BuildEvent::Missed { .. } => {}
             BuildEvent::StepFinished { id, outcome, took } => {
                 for key in [(id, false), (id, true)] {
                     if let Some(rest) = state.lines.remove(&key).and_then(|mut lines| lines.rest()) {

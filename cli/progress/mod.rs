@@ -2,6 +2,7 @@
 //!
 //! Everything here goes to standard error, so that results on standard output stay clean.
 
+mod explained;
 mod json;
 mod live;
 mod plain;
@@ -15,6 +16,7 @@ use engine::ops::run::RunEvents;
 use oci::{Descriptor, Digest};
 use registry::client::{BlobState, RequestError, TransferEvents};
 
+pub(crate) use self::explained::Explained;
 use crate::args::ProgressMode;
 use crate::{terminal, units};
 

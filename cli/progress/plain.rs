@@ -76,6 +76,7 @@ impl BuildEvents for Plain {
                 }
             }
             BuildEvent::Made { .. } => {}
+            BuildEvent::Missed { .. } => {}
             BuildEvent::StepFinished { id, outcome, took } => {
                 for key in [(id, false), (id, true)] {
                     if let Some(rest) = state.lines.remove(&key).and_then(|mut lines| lines.rest()) {

@@ -38,6 +38,9 @@ pub enum BuildCacheError {
     File(#[from] FileError),
 }
 
+/// A line of what was pruned: a key and its end.
+const PRUNED_LINE: usize = 65;
+
 /// What stands at the beginning of a record's file, before the digest of all after the first line.
 const MARK: &[u8] = b"slipway cache record ";
 
@@ -89,6 +92,29 @@ impl BuildCache {
     pub fn list(&self, key: &Digest) -> Result<Option<Vec<u8>>, BuildCacheError> {
         let path = self.home.layout().cache_list(key);
         Ok(found(fs::read(&path)).during("read", &path)?)
+    }
+
+    /// Returns when a record was last of use, if there is one.
+    pub fn last_used(&self, key: &Digest) -> Option<std::time::SystemTime> {
+        fs::metadata(self.home.layout().cache_record(key)).and_then(|metadata| metadata.modified()).ok()
+    }
+
+    /// Tells whether a record was removed by pruning, as far back as that is remembered.
+    pub fn was_pruned(&self, key: &Digest) -> bool {
+        let pruned = fs::read(self.home.layout().cache_pruned()).unwrap_or_default();
+        pruned.chunks_exact(PRUNED_LINE).any(|line| line.strip_suffix(b"\n") == Some(key.hex().as_bytes()))
+    }
+
+    /// Remembers that records are gone because of pruning: the last few thousand of them.
+    pub fn note_pruned(&self, keys: &[Digest]) -> Result<(), FileError> {
+        let path = self.home.layout().cache_pruned();
+        let mut pruned = fs::read(&path).unwrap_or_default();
+        for key in keys {
+            pruned.extend_from_slice(key.hex().as_bytes());
+            pruned.push(b'\n');
+        }
+        let first = pruned.len().saturating_sub(PRUNED_LINE * 4096);
+        self.home.write_file(&path, &pruned[first..], false)
     }
 
     /// Forgets a record, and tells whether there was one.

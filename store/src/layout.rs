@@ -31,6 +31,7 @@
 //! ├── empty/                        the lower folder of overlays that have no other
 //! ├── cache/HH/HEX                  build cache records, by key
 //! ├── cache/HH/HEX.list             the files that a record's key stands for, for `build --explain`
+//! ├── cache-pruned                  the keys of records that were pruned lately, for `build --explain`
 //! ├── context-digests/HEX           digests of a build context's files, by the context's folder
 //! ├── cache-mounts/ID/              contents of `RUN --mount=type=cache`
 //! ├── containers/ID/                containers; `keeps.json` names the layers that each stands on
@@ -170,6 +171,11 @@ impl Layout {
     /// Returns the file of what is too long for a build cache record.
     pub fn cache_list(&self, key: &Digest) -> PathBuf {
         self.cache().join(&key.hex()[..2]).join(format!("{}.list", key.hex()))
+    }
+
+    /// Returns the file that remembers what was pruned.
+    pub fn cache_pruned(&self) -> PathBuf {
+        self.home.join("cache-pruned")
     }
 
     /// Returns the file of what is known of a build context's files; `folder` is the digest of the context's path.

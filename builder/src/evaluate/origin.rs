@@ -214,7 +214,7 @@ impl<'a> Evaluator<'a> {
         })?;
         let layers = self.at(statement, image.layers())?;
         let created = image.config.created.as_deref().and_then(|text| text.parse().ok());
-        let step = SourceStep { layers, created };
+        let step = SourceStep { layers, digest: image.descriptor.digest.clone(), created };
         self.images.insert(key, (step.clone(), image.config.clone()));
         Ok((step, image.config))
     }

@@ -96,6 +96,7 @@ impl Evaluator<'_> {
             base: walk.state.top,
             argv,
             env: walk.state.env.0.clone(),
+            args: walk.state.args.iter().map(|(name, _)| name.clone()).collect(),
             hidden_env: self.proxies(&walk.state.env),
             cwd: absolute(&walk.state.working_dir()),
             user: walk.state.config.user.clone(),

@@ -74,9 +74,9 @@ fn list_node(lines: &mut Vec<u8>, source: &SourceTree, node: &Node) -> Result<()
         NodeKind::CharDevice | NodeKind::BlockDevice => ("device", format!("{}:{}", node.rdev.0, node.rdev.1)),
         NodeKind::Fifo => ("fifo", String::new()),
     };
-    let mode = if node.kind == NodeKind::Symlink { 0 } else { node.mode };
-    let (uid, gid) = if source.is_local() { (0, 0) } else { (node.uid, node.gid) };
-    let _ = write!(lines, "{mode:o} {uid}:{gid} {what}:{text} ");
+    let entry = source.entry(node)?;
+    let mode = if node.kind == NodeKind::Symlink { 0 } else { entry.mode };
+    let _ = write!(lines, "{mode:o} {}:{} {what}:{text} ", entry.uid, entry.gid);
     // A path may hold anything but a zero.
     lines.extend_from_slice(&node.path);
     lines.push(0);

@@ -79,7 +79,7 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     let owner = operation.chown.as_deref().map(|owner| self::owner(&view, owner)).transpose()?;
     let manner = Manner { owner, mode };
     let (record, entries) = write(operation, base, &walked, Changes::new(view), &manner, bench)?;
-    let (key, notes) = content_key(operation, base, &walked, bench)?;
+    let (key, mut notes) = content_key(operation, base, &walked, bench)?;
     let record = Record { mark: key.0.clone(), ..record };
     let layers = Layers::then(base, &record);
     layers.set_index(entries);
@@ -87,6 +87,8 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     for walked in &walked {
         content::list(&mut files, &walked.tree, &walked.found)?;
     }
+    bench.note_parent(&mut notes, operation.base);
+    bench.missed(&key, &notes, Some(&files));
     bench.keep(&key, base, &record, Some((&notes, Some(&files))))?;
     if let Some(quick) = &quick {
         bench.keep(quick, base, &record, None)?;

@@ -18,11 +18,12 @@ use crate::cache::{self, Notes, Record};
 use crate::cache_key::CacheKey;
 use crate::cancel::Cancel;
 use crate::context::LazyContext;
-use crate::events::StepId;
+use crate::events::{BuildEvent, BuildEvents, StepId};
 use crate::executor::{Executor, Stream};
+use crate::explain::{self, Explainer, Missed};
 use crate::fault::{Fault, StepError};
 use crate::files::source::SourceTree;
-use crate::graph::{Origin, StepIndex};
+use crate::graph::{Graph, Origin, StepIndex, StepKind};
 use crate::layers::Layers;
 use crate::request::BuildRequest;
 
@@ -42,6 +43,8 @@ pub(crate) struct Workshop<'a> {
     pub(crate) emptied_caches: Mutex<HashSet<PathBuf>>,
     /// Base images whose layers were kept in this build, which happens once.
     pub(crate) kept_images: Mutex<HashSet<ChainId>>,
+    /// Finds out why a step is not in the cache, when the request asks for it.
+    pub(crate) explainer: Option<Explainer>,
 }
 
 impl Workshop<'_> {
@@ -64,6 +67,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) name: &'a str,
     /// Takes what a process prints.
     pub(crate) output: &'a (dyn Fn(Stream, &[u8]) + Send + Sync),
+    pub(crate) graph: &'a Graph,
+    pub(crate) events: &'a dyn BuildEvents,
 }
 
 /// What a step made, and whether it had to.
@@ -120,6 +125,33 @@ impl Bench<'_> {
         self.note(key, base, record);
         self.keep_image(base)?;
         cache::put(self.workshop.store, key, base, record, notes)
+    }
+
+    /// Says why the cache has no result, when the request asks for it. Comes before the result is filed.
+    pub(crate) fn missed(&self, key: &CacheKey, notes: &Notes, files: Option<&[u8]>) {
+        if let Some(explainer) = &self.workshop.explainer {
+            let missed = Missed { key, step: self.name, notes, files, ignored: self.ignore_cache };
+            let miss = explainer.explain(self.workshop.store, &missed);
+            self.events.event(BuildEvent::Missed { id: self.id, miss: &miss });
+        }
+    }
+
+    /// Adds to notes what the step stands on, as people call it.
+    pub(crate) fn note_parent(&self, notes: &mut Notes, mut base: Option<StepIndex>) {
+        while let Some(index) = base {
+            let step = &self.graph.steps[index];
+            match &step.kind {
+                // What people see is the copy whose layer is put in place.
+                StepKind::Merge { top, .. } => base = Some(*top),
+                kind => {
+                    notes.add(explain::PARENT_STEP, &step.name);
+                    if let StepKind::Source(source) = kind {
+                        notes.add(explain::BASE_IMAGE, &source.digest.to_string());
+                    }
+                    return;
+                }
+            }
+        }
     }
 
     /// Keeps the layers of the image at the bottom, once in a build.

@@ -6,6 +6,7 @@
 use super::{Bench, Made};
 use crate::cache::{Notes, Record};
 use crate::cache_key::{CacheKey, KeyWriter};
+use crate::explain;
 use crate::fault::{Fault, StepError};
 use crate::files::content;
 use crate::files::copy::{self, Selection};
@@ -47,12 +48,16 @@ impl Keys {
         if let Some(made) = bench.cached(&self.quick, base)? {
             return Ok(Found::Made(made));
         }
-        let Some(digests) = self.look(operation, bench)? else { return Ok(Found::Nothing(self)) };
+        let Some(digests) = self.look(operation, bench)? else {
+            annotate(&mut self.notes, operation, bench);
+            bench.missed(&self.quick, &self.notes, None);
+            return Ok(Found::Nothing(self));
+        };
         let digest = |origin: &Origin, path: &str| {
             let found = digests.iter().find(|(mount, _)| is_from(mount, origin, path));
             found.and_then(|(_, digest)| digest.clone()).or_else(|| identity(origin, bench))
         };
-        let content = write(operation, base, bench, &digest);
+        let mut content = write(operation, base, bench, &digest);
         if let Some(made) = bench.cached(&content.0, base)? {
             if let (Some(top), Some(created)) = (made.layers.stack.last(), made.layers.created) {
                 let (diff_id, mark) = (top.diff_id.clone(), top.mark.clone());
@@ -61,6 +66,8 @@ impl Keys {
             }
             return Ok(Found::Made(made));
         }
+        annotate(&mut content.1, operation, bench);
+        bench.missed(&content.0, &content.1, self.files.as_deref());
         self.content = Some(content);
         Ok(Found::Nothing(self))
     }
@@ -111,6 +118,12 @@ impl Keys {
     }
 }
 
+/// Adds to notes what says more to people.
+fn annotate(notes: &mut Notes, operation: &ExecOperation, bench: &Bench<'_>) {
+    operation.args.iter().for_each(|name| notes.add(explain::ARGUMENT, name));
+    bench.note_parent(notes, operation.base);
+}
+
 fn is_from(mount: &MountSource, wanted: &Origin, at: &str) -> bool {
     matches!((mount, wanted), (MountSource::Bind { origin: Origin::Step(one), path, .. }, Origin::Step(other))
         if one == other && path == at)
@@ -131,8 +144,20 @@ fn write(
     bench: &Bench<'_>,
     mounted: &dyn Fn(&Origin, &str) -> Option<String>,
 ) -> (CacheKey, Notes) {
-    let ExecOperation { base: _, argv, env, hidden_env: _, cwd, user, hostname, mounts, network, security, title: _ } =
-        operation;
+    let ExecOperation {
+        base: _,
+        argv,
+        env,
+        args: _,
+        hidden_env: _,
+        cwd,
+        user,
+        hostname,
+        mounts,
+        network,
+        security,
+        title: _,
+    } = operation;
     let request = bench.workshop.request;
     let mut key = KeyWriter::new("run", base.and_then(Layers::identity));
     key.list("argv", argv);

@@ -21,10 +21,12 @@ pub(crate) fn run(operation: &MakeFolderOperation, bench: &Bench<'_>) -> Result<
     key.text("path", path);
     key.text("owner", user);
     key.option("epoch", bench.workshop.epoch_key().as_deref());
-    let (key, notes) = key.finish();
+    let (key, mut notes) = key.finish();
     if let Some(made) = bench.cached(&key, base)? {
         return Ok(made);
     }
+    bench.note_parent(&mut notes, operation.base);
+    bench.missed(&key, &notes, None);
     let view = match base {
         Some(base) => base.view(bench.workshop.store, &bench.workshop.cancel)?,
         None => View::empty(),

@@ -154,3 +154,88 @@ fn k5_a_folder_that_only_comes_along_is_not_one_that_was_asked_for() {
     world.build(&format!("{base}COPY --exclude=d --exclude=!d/x s /c"));
     assert_eq!(cached(&world, &format!("{base}COPY s /c")), [true, false]);
 }
+
+fn misses(world: &World, dockerfile: &str) -> Vec<String> {
+    let mut request = world.request(dockerfile);
+    request.explain = true;
+    world.build_request(&request).seen.misses().into_iter().map(|mut reasons| reasons.remove(0)).collect()
+}
+
+#[test]
+fn a_miss_names_the_file_the_argument_the_instruction_or_the_step_before() {
+    let world = World::new();
+    world.lay("a", "A").lay("d/x", "X").lay("d/y", "Y");
+    assert_eq!(misses(&world, DOCKERFILE), ["nothing like it was built here before"; 3]);
+    assert_eq!(misses(&world, DOCKERFILE), [""; 0]);
+    let after = ["the step before it, `[2/4] COPY a d /c/`, has another result".to_owned(), String::new()];
+    let after = |first: &str| vec![first.to_owned(), after[0].clone()];
+    world.lay("d/x", "other");
+    assert_eq!(misses(&world, DOCKERFILE)[..2], after("file `d/x` has other content"));
+    world.mode("d/x", 0o600);
+    assert_eq!(misses(&world, DOCKERFILE)[..2], after("the mode of file `d/x` changed from `644` to `600`"));
+    world.lay("d/z", "new");
+    assert_eq!(misses(&world, DOCKERFILE)[..2], after("file `d/z` is new"));
+    std::fs::remove_file(world.context().join("d/y")).expect("removed");
+    assert_eq!(misses(&world, DOCKERFILE)[..2], after("file `d/y` is gone"));
+    let other = DOCKERFILE.replace("made M", "made N");
+    assert_eq!(
+        misses(&world, &other),
+        [
+            "the instruction changed from `RUN write made M` to `RUN write made N`",
+            "the step before it, `[3/4] RUN write made N`, has another result"
+        ]
+    );
+    assert_eq!(
+        misses(&world, &other.replace("COPY a d /c/", "COPY --chmod=700 a d /c/"))[0],
+        "the instruction changed from `COPY a d /c/` to `COPY --chmod=700 a d /c/`"
+    );
+    let mut request = world.request(&other);
+    request.explain = true;
+    request.build_args.insert("V".into(), "1".into());
+    assert_eq!(world.build_request(&request).seen.misses(), [["ARG V is new: `1`"]]);
+    request.build_args.insert("V".into(), "2".into());
+    assert_eq!(world.build_request(&request).seen.misses(), [["ARG V changed from `1` to `2`"]]);
+    request.no_cache = true;
+    assert_eq!(world.build_request(&request).seen.misses(), [["the cache was not asked (--no-cache)"]; 3]);
+    assert_eq!(misses(&world, &other.replace("RUN", "ENV E=1\nRUN"))[0], "ENV E is new: `1`");
+}
+
+#[test]
+fn a_miss_names_the_base_image() {
+    let world = world();
+    let config =
+        oci::ContainerConfig { env: vec!["BASE=1".into()], cmd: Some(vec!["other".into()]), ..Default::default() };
+    let was = world.images.digest("base");
+    world.images.add_with(&world.store, "base", config, "motd");
+    let now = world.images.digest("base");
+    let base = format!("the base image of `[1/4] FROM base` changed from `{was}` to `{now}`");
+    assert_eq!(misses(&world, DOCKERFILE)[0], base);
+}
+
+#[test]
+fn no_value_of_a_secret_or_of_a_proxy_gets_into_the_cache() {
+    let world = World::new();
+    let dockerfile = "FROM base\nRUN --mount=type=secret,id=s,env=S --mount=type=secret,id=s write a A\n";
+    let mut request = world.request(dockerfile);
+    request.secrets.insert("s".into(), crate::SecretSource::Value(b"hunter2".to_vec()));
+    request.build_args.insert("HTTP_PROXY".into(), "http://user:hunter2@proxy".into());
+    world.build_request(&request);
+    let mut read = 0;
+    for key in world.store.build_cache().keys().expect("listed") {
+        let bytes = std::fs::read(world.store.layout().cache_record(&key)).expect("read");
+        assert!(!String::from_utf8_lossy(&bytes).contains("hunter2"));
+        read += 1;
+    }
+    assert!(read > 0);
+}
+
+#[test]
+fn what_is_noted_of_a_step_is_bounded() {
+    let world = World::new();
+    let long = "x".repeat(60_000);
+    world.build(&format!("FROM base\nENV A={long}\nRUN write a {long}\nCOPY <<E /e\n{long}\nE\n"));
+    for key in world.store.build_cache().keys().expect("listed") {
+        let size = std::fs::metadata(world.store.layout().cache_record(&key)).expect("there").len();
+        assert!(size < 200 << 10, "{size}");
+    }
+}

@@ -203,6 +203,7 @@ pub(crate) struct Seen {
     outcomes: Mutex<Vec<(usize, Outcome)>>,
     output: Mutex<Vec<u8>>,
     warnings: Mutex<Vec<String>>,
+    misses: Mutex<BTreeMap<usize, Vec<String>>>,
 }
 
 impl BuildEvents for Seen {
@@ -212,6 +213,10 @@ impl BuildEvents for Seen {
                 self.names.lock().expect("whole").extend(steps.into_iter().map(|step| (step.id.0, step.name)));
             }
             BuildEvent::StepStarted { .. } | BuildEvent::Made { .. } => {}
+            BuildEvent::Missed { id, miss } => {
+                let reasons = miss.differences.iter().map(ToString::to_string).collect();
+                self.misses.lock().expect("whole").insert(id.0, reasons);
+            }
             BuildEvent::Output { bytes, .. } => self.output.lock().expect("whole").extend_from_slice(bytes),
             BuildEvent::StepFinished { id, outcome, .. } => {
                 self.outcomes.lock().expect("whole").push((id.0, outcome));
@@ -234,6 +239,11 @@ impl Seen {
             Outcome::Cancelled => "cancelled",
         };
         outcomes.iter().map(|(id, outcome)| format!("{}: {}", names[id], word(outcome))).collect()
+    }
+
+    /// Returns why each step was not in the cache, in the order of the Dockerfile.
+    pub(crate) fn misses(&self) -> Vec<Vec<String>> {
+        self.misses.lock().expect("whole").values().cloned().collect()
     }
 
     /// Tells whether all steps but the base image were cached.
@@ -266,6 +276,16 @@ impl FakeImages {
 
     /// Adds an image with the base's files and a config.
     pub(crate) fn add(&self, store: &Store, name: &str, config: oci::ContainerConfig) {
+        self.add_with(store, name, config, "");
+    }
+
+    /// Returns the digest of an image's manifest.
+    pub(crate) fn digest(&self, name: &str) -> Digest {
+        self.images.lock().expect("whole")[name].descriptor.digest.clone()
+    }
+
+    /// Adds an image with one more file, unless its name is empty.
+    pub(crate) fn add_with(&self, store: &Store, name: &str, config: oci::ContainerConfig, more: &str) {
         let mut tar = tar::Writer::new(Vec::new());
         tar.append_empty(&Entry::new("etc", EntryKind::Directory, 0o755)).expect("written");
         for (path, text) in [
@@ -274,6 +294,9 @@ impl FakeImages {
         ] {
             let entry = Entry::new(path, EntryKind::File { size: text.len() as u64 }, 0o644);
             tar.append(&entry, &mut text.as_bytes()).expect("written");
+        }
+        if !more.is_empty() {
+            tar.append_empty(&Entry::new(more, EntryKind::File { size: 0 }, 0o644)).expect("written");
         }
         let layer = tar.finish().expect("finished");
         let blob = Descriptor::of(media_type::OCI_LAYER, &layer);
