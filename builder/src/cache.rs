@@ -90,13 +90,17 @@ pub(crate) fn put(
             store.build_cache().put_list(&key.0, files)?;
         }
     }
+    Ok(store.build_cache().put(&key.0, &bytes, &keeps(below, record))?)
+}
+
+/// Returns what a record on top of the layers `below` stands for.
+pub(crate) fn keeps(below: Option<&Layers>, record: &Record) -> Keeps {
     let below = below.and_then(Layers::chain).cloned();
     let chain = match &below {
         Some(below) => below.then(&record.diff_id),
         None => oci::ChainId::base(&record.diff_id),
     };
-    let keeps = Keeps { layers: vec![record.diff_id.clone()], chain: Some(chain), below };
-    Ok(store.build_cache().put(&key.0, &bytes, &keeps)?)
+    Keeps { layers: vec![record.diff_id.clone()], chain: Some(chain), below }
 }
 
 /// Returns the record and the notes of a key, without counting as a use; for people.

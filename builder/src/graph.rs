@@ -14,6 +14,7 @@ use crate::dockerfile::{Sharing, Span};
 use crate::events::{PlannedMount, PlannedMountKind, Surroundings};
 use crate::executor::{Network, Security};
 use crate::files::copy::Selection;
+use crate::git::GitSource;
 
 /// The place of a step in its graph. A step only takes from steps before it.
 pub(crate) type StepIndex = usize;
@@ -45,6 +46,8 @@ pub(crate) struct Step {
 pub(crate) enum StepKind {
     /// Brings an image's layers.
     Source(SourceStep),
+    /// Brings files from elsewhere.
+    Fetch(FetchOperation),
     /// Runs a process.
     Exec(ExecOperation),
     /// Copies files.
@@ -79,6 +82,24 @@ pub(crate) struct SourceStep {
     pub(crate) created: Option<jiff::Timestamp>,
 }
 
+/// Brings files from elsewhere.
+#[derive(Clone, Debug)]
+pub(crate) enum FetchOperation {
+    /// One file behind a URL.
+    Http(HttpOperation),
+    /// The files of a commit.
+    Git(GitSource),
+}
+
+/// Fetches a URL.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpOperation {
+    /// The URL, with any credentials in it.
+    pub(crate) url: String,
+    /// `--checksum`.
+    pub(crate) checksum: Option<Digest>,
+}
+
 /// Where files come from.
 #[derive(Clone, Debug)]
 pub(crate) enum Origin {
@@ -103,8 +124,6 @@ pub(crate) struct CopyOperation {
     pub(crate) chown: Option<String>,
     /// `--chmod`.
     pub(crate) chmod: Option<String>,
-    /// Whether archives are unpacked.
-    pub(crate) unpack: bool,
 }
 
 /// A source of a copy.
@@ -116,6 +135,8 @@ pub(crate) enum CopySource {
         origin: Origin,
         /// Which.
         selection: Selection,
+        /// Whether archives are unpacked.
+        unpack: bool,
     },
     /// A file written in the Dockerfile.
     Inline {
@@ -236,7 +257,7 @@ impl StepKind {
             Self::Copy(copy) => copy.base,
             Self::MakeFolder(folder) => folder.base,
             Self::Merge { base, .. } => *base,
-            Self::Source(_) | Self::Diff { .. } => None,
+            Self::Source(_) | Self::Fetch(_) | Self::Diff { .. } => None,
         }
     }
 
@@ -265,7 +286,7 @@ impl StepKind {
             Origin::Context | Origin::Named(_) => None,
         };
         let mut needs: Vec<StepIndex> = match self {
-            Self::Source(_) => Vec::new(),
+            Self::Source(_) | Self::Fetch(_) => Vec::new(),
             Self::Exec(exec) => {
                 let mounts = exec.mounts.iter().filter_map(|mount| match &mount.source {
                     MountSource::Bind { origin: from, .. } => origin(from),

@@ -8,6 +8,7 @@
 //! | [`context`] | [`Context`]: the files that a build may use |
 //! | [`executor`] | [`Executor`]: how a `RUN` step becomes a process (the engine fills it in) |
 //! | [`source`] | [`ImageSource`]: where `FROM` finds images (the engine fills it in) |
+//! | [`remote`], [`git`] | [`Remote`]: how URLs and git repositories are fetched (the engine fills it in) |
 //! | [`events`] | [`BuildEvents`]: what a build tells while it goes on |
 //! | [`cancel`] | [`Cancel`]: how a build is stopped |
 //! | `plan` | the stages, and finding one by what the user calls it |
@@ -59,7 +60,9 @@ pub mod error;
 pub mod events;
 pub mod executor;
 mod fault;
+pub mod git;
 mod go;
+pub mod remote;
 pub mod source;
 
 pub use cancel::{Cancel, CancelGuard};
@@ -71,6 +74,8 @@ pub use executor::{
     Ulimit,
 };
 pub use explain::{Difference, DifferenceKind, Miss, Nearest};
+pub use git::{GitSource, GitSourceError};
+pub use remote::{GitCommit, HttpAnswer, HttpContent, HttpRequest, NoRemote, Remote, RemoteError};
 pub use remote_cache::{CacheTransfer, RemoteCache};
 pub use request::{
     Allowed, BuildRequest, Built, BuiltImage, ContextModes, DockerfileSource, NamedContext, OciLayout, PullPolicy,

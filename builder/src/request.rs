@@ -50,6 +50,8 @@ pub struct BuildRequest {
     pub cgroup_parent: Option<String>,
     /// What `RUN --mount=type=secret` may ask for, by ID.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// The SSH agents that `RUN --mount=type=ssh` may use, by ID: their sockets.
+    pub agents: BTreeMap<String, PathBuf>,
     /// What `RUN` may ask for beyond the sandbox (`--allow`).
     pub allow: Allowed,
     /// The time that steps run now are said to be made at.
@@ -95,6 +97,7 @@ impl BuildRequest {
             ulimits: Vec::new(),
             cgroup_parent: None,
             secrets: BTreeMap::new(),
+            agents: BTreeMap::new(),
             allow: Allowed::default(),
             now,
             source_date_epoch: None,

@@ -24,6 +24,7 @@ use crate::graph::{Graph, StepIndex, StepKind};
 use crate::image_state::ImageState;
 use crate::layers::Layers;
 use crate::plan::Plan;
+use crate::remote::{Remote, without_credentials};
 use crate::remote_cache::write_inline;
 use crate::request::{BuildRequest, Built, ContextModes, NamedContext};
 use crate::source::ImageSource;
@@ -48,13 +49,14 @@ pub fn build(
     store: &Store,
     executor: &dyn Executor,
     images: &dyn ImageSource,
+    remote: &dyn Remote,
     events: &dyn BuildEvents,
     cancel: &Cancel,
 ) -> Result<Built, BuildError> {
     let lost = || request.transfer.remote.as_ref().map_or(0, |remote| remote.lost());
     loop {
         let before = lost();
-        let built = attempt(request, store, executor, images, events, cancel);
+        let built = attempt(request, store, executor, images, remote, events, cancel);
         match &built {
             // The cache promised a layer that it could not give. Without that promise its step is done here.
             Err(error) if lost() > before && !cancel.is_cancelled() => {
@@ -71,13 +73,14 @@ fn attempt(
     store: &Store,
     executor: &dyn Executor,
     images: &dyn ImageSource,
+    remote: &dyn Remote,
     events: &dyn BuildEvents,
     cancel: &Cancel,
 ) -> Result<Built, BuildError> {
     if let Some(ledger) = &request.transfer.ledger {
         ledger.clear();
     }
-    let text: Arc<str> = String::from_utf8_lossy(&request.dockerfile.bytes).into();
+    let text: Arc<str> = without_credentials(&String::from_utf8_lossy(&request.dockerfile.bytes)).into();
     let place = Place { file: &request.dockerfile.name, text };
     let parsed = dockerfile::parse(&request.dockerfile.bytes).map_err(|error| place.parse_error(error))?;
     check_syntax(&parsed)
@@ -122,6 +125,7 @@ fn attempt(
         request,
         store,
         executor,
+        remote,
         context: LazyContext::new(request.context.clone(), ignore, appearance),
         named_contexts: request.named_contexts.iter().filter_map(files).collect(),
         epoch,
@@ -418,6 +422,7 @@ impl<'a> Solver<'a> {
         let stack = |layers| Ok(Made { layers, cached: false });
         let made = match &step.kind {
             StepKind::Source(source) => stack(steps::from::source(source)),
+            StepKind::Fetch(operation) => steps::fetch::run(operation, &bench),
             StepKind::Exec(operation) => steps::run::run(operation, &bench),
             StepKind::Copy(operation) => steps::copy::run(operation, &bench),
             StepKind::MakeFolder(operation) => steps::workdir::run(operation, &bench),

@@ -12,6 +12,7 @@ use engine::context_spec::ContextSpec;
 use engine::contexts::{self, OpenContext};
 use engine::ops::build::{BuildOpError, BuildOptions, BuildResult, build};
 use engine::output::Finish;
+use engine::remote::Environment;
 use engine::{Cancel, Engine};
 
 use crate::args::ProgressMode;
@@ -151,7 +152,8 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     request.explain = args.explain.is_some();
     let explained = args.explain.as_ref().map(|form| (form, Arc::new(Explained::new(view.clone()))));
     let view = explained.as_ref().map_or(view, |(_, explained)| explained.clone());
-    let options = BuildOptions { request, tags: args.tags.clone(), outputs };
+    let environment = Environment::of(std::env::vars_os());
+    let options = BuildOptions { request, tags: args.tags.clone(), outputs, environment };
     let built = session.wait(Threads::Many, build(&engine, options, Arc::new(Shared(view.clone())), session.cancel()));
     view.finish();
     if let Some((form, explained)) = &explained {

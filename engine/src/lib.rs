@@ -7,6 +7,7 @@
 //! | [`image_source`] | where `FROM` and `run` find images: the store, else a registry |
 //! | [`context_spec`] | what a user means by a build context: a folder, a tar, a repository, an image |
 //! | [`contexts`] | opening it, and the Dockerfile |
+//! | [`remote`] | how `ADD` and contexts fetch URLs and git repositories |
 //! | [`publish`] | images as registries and archives have them: with compressed layers |
 //! | [`archive`] | images in one file, as docker and OCI write them |
 //! | [`commit_time`] | when the commit of a context was made |
@@ -34,6 +35,7 @@ pub mod machine;
 pub mod ops;
 pub mod output;
 pub mod publish;
+pub mod remote;
 
 use std::path::Path;
 

@@ -60,11 +60,10 @@ impl<'a> Evaluator<'a> {
         let selection = Selection { literal: true, ..Selection::default() };
         let operation = CopyOperation {
             base: None,
-            sources: vec![CopySource::Files { origin: Origin::Named(name.to_owned()), selection }],
+            sources: vec![CopySource::Files { origin: Origin::Named(name.to_owned()), selection, unpack: false }],
             destination: "/".into(),
             chown: None,
             chmod: None,
-            unpack: false,
         };
         let step = self.graph.add(Step {
             kind: StepKind::Copy(operation),

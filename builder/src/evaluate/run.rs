@@ -213,15 +213,9 @@ impl Evaluator<'_> {
         destination: &str,
         statement: &Statement,
     ) -> StepIndex {
-        let sources = vec![CopySource::Files { origin, selection: literal(path) }];
-        let operation = CopyOperation {
-            base: None,
-            sources,
-            destination: destination.into(),
-            chown: None,
-            chmod: None,
-            unpack: false,
-        };
+        let sources = vec![CopySource::Files { origin, selection: literal(path), unpack: false }];
+        let operation =
+            CopyOperation { base: None, sources, destination: destination.into(), chown: None, chmod: None };
         let name = format!("[{}mount] {path}", self.label(walk.index));
         self.push(walk, StepKind::Copy(operation), name, statement)
     }

@@ -1,12 +1,16 @@
 //! `COPY` and `ADD`: which sources they select, and where those go.
 
+use oci::Digest;
+
 use super::{Evaluator, Result, StageWalk, absolute, check_file_name};
 use crate::dockerfile::{AddFiles, CopyFiles, Escape, Statement, Transfer, expand};
 use crate::fault::Fault;
 use crate::files::copy::Selection;
 use crate::files::path::clean;
-use crate::graph::{CopyOperation, CopySource, Origin, StepKind};
+use crate::git::{GitSource, GitSourceError};
+use crate::graph::{CopyOperation, CopySource, FetchOperation, HttpOperation, Origin, StepIndex, StepKind};
 use crate::image_state::Env;
+use crate::remote::without_credentials;
 
 impl Evaluator<'_> {
     pub(super) fn copy(
@@ -21,15 +25,26 @@ impl Evaluator<'_> {
             None => Origin::Context,
         };
         let transfer = self.at(statement, expand_transfer(&copy.transfer, &walk.state.env, escape))?;
-        if let Some(url) = transfer.sources.iter().find(|source| is_remote(source)) {
-            let fault = Fault::new(format!("source can't be a URL for COPY: `{url}`")).hint("ADD can fetch it");
+        for source in &transfer.sources {
+            let message = match Place::of(source) {
+                Place::Local => continue,
+                Place::Url => "source can't be a URL for COPY",
+                Place::Git(_) => "source can't be a git ref for COPY",
+            };
+            let fault = Fault::new(format!("{message}: `{}`", without_credentials(source))).hint("ADD can fetch it");
             return Err(self.fault(fault, Some(&statement.span)));
         }
         let mut said = String::from("COPY");
         if copy.parents {
             said.push_str(" --parents");
         }
-        self.transfer(walk, transfer, origin, copy.parents, false, said, statement);
+        let selected = |source: &String| CopySource::Files {
+            origin: origin.clone(),
+            selection: selection(source, copy.parents, &transfer.exclude),
+            unpack: false,
+        };
+        let sources = transfer.sources.iter().map(selected).collect();
+        self.transfer(walk, transfer, sources, said, statement);
         Ok(())
     }
 
@@ -41,27 +56,71 @@ impl Evaluator<'_> {
         escape: Escape,
     ) -> Result<()> {
         let transfer = self.at(statement, expand_transfer(&add.transfer, &walk.state.env, escape))?;
-        let remote = transfer.sources.iter().find(|source| is_remote(source));
-        if let Some(url) = remote {
-            let fault = Fault::new(format!("ADD of a URL or a git repository is not supported yet: `{url}`"));
-            return Err(self.fault(fault.hint("fetch it in a RUN step"), Some(&statement.span)));
+        let checksum = add.checksum.as_ref().map(|text| expand::word(text, &walk.state.env, escape)).transpose();
+        let checksum = self.at(statement, checksum)?.filter(|checksum| !checksum.is_empty());
+        let places: Vec<Place> = transfer.sources.iter().map(|source| Place::of(source)).collect();
+        if checksum.is_some() {
+            let message = match places.as_slice() {
+                [Place::Local] => Some("checksum requires HTTP(S) or Git sources"),
+                [_] if transfer.inline_files.is_empty() => None,
+                _ => Some("checksum can't be specified for multiple sources"),
+            };
+            if let Some(message) = message {
+                return Err(self.fault(Fault::new(message), Some(&statement.span)));
+            }
         }
-        if add.checksum.is_some() {
-            let fault = Fault::new("checksum can't be specified for COPY or ADD of local files");
-            return Err(self.fault(fault, Some(&statement.span)));
+        let mut sources = Vec::new();
+        for (source, place) in transfer.sources.iter().zip(places) {
+            let exclude = || transfer.exclude.clone();
+            sources.push(match place {
+                Place::Local => CopySource::Files {
+                    origin: Origin::Context,
+                    selection: selection(source, false, &transfer.exclude),
+                    unpack: add.unpack.unwrap_or(true),
+                },
+                Place::Url => {
+                    let checksum = self.at(statement, checksum.as_deref().map(content_checksum).transpose())?;
+                    let operation = FetchOperation::Http(HttpOperation { url: source.clone(), checksum });
+                    let step = self.fetch(walk, operation, &without_credentials(source), statement);
+                    // Only the server knows what the one file is called.
+                    let selection = Selection { path: b"*".to_vec(), exclude: exclude(), ..Selection::default() };
+                    let unpack = add.unpack.unwrap_or(false);
+                    CopySource::Files { origin: Origin::Step(Some(step)), selection, unpack }
+                }
+                Place::Git(git) => {
+                    let mut git = self.at(statement, git)?;
+                    if let Some(checksum) = &checksum {
+                        self.at(statement, git.expect(checksum))?;
+                    }
+                    self.at(statement, git.fixed_commit().map(|_| ()))?;
+                    match (git.keep_git_dir, add.keep_git_dir) {
+                        (Some(one), Some(other)) if one != other => {
+                            let fault = Fault::new("inconsistent keep-git-dir configuration");
+                            return Err(self.fault(fault, Some(&statement.span)));
+                        }
+                        (one, other) => git.keep_git_dir = one.or(other),
+                    }
+                    let shown = git.shown();
+                    let step = self.fetch(walk, FetchOperation::Git(git), &shown, statement);
+                    let selection = Selection { exclude: exclude(), literal: true, ..Selection::default() };
+                    CopySource::Files { origin: Origin::Step(Some(step)), selection, unpack: false }
+                }
+            });
         }
-        self.transfer(walk, transfer, Origin::Context, false, add.unpack.unwrap_or(true), "ADD".into(), statement);
+        self.transfer(walk, transfer, sources, "ADD".into(), statement);
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what COPY and ADD have in common, called by these two alone")]
+    fn fetch(&mut self, walk: &StageWalk, operation: FetchOperation, shown: &str, statement: &Statement) -> StepIndex {
+        let name = format!("[{}fetch] {shown}", self.label(walk.index));
+        self.push(walk, StepKind::Fetch(operation), name, statement)
+    }
+
     fn transfer(
         &mut self,
         walk: &mut StageWalk,
         transfer: Transfer,
-        origin: Origin,
-        parents: bool,
-        unpack: bool,
+        mut sources: Vec<CopySource>,
         mut said: String,
         statement: &Statement,
     ) {
@@ -70,11 +129,8 @@ impl Evaluator<'_> {
                 said.push_str(&format!(" --{flag}={value}"));
             }
         }
-        let mut sources = Vec::new();
         for source in &transfer.sources {
-            said.push_str(&format!(" {source}"));
-            let selection = selection(source, parents, &transfer.exclude);
-            sources.push(CopySource::Files { origin: origin.clone(), selection });
+            said.push_str(&format!(" {}", without_credentials(source)));
         }
         for file in transfer.inline_files {
             said.push_str(&format!(" <<{}", file.name));
@@ -88,9 +144,8 @@ impl Evaluator<'_> {
             destination: destination(&transfer.destination, &walk.state.working_dir()),
             chown: transfer.chown,
             chmod: transfer.chmod,
-            unpack,
         };
-        let name = self.step_name(walk, &statement.text);
+        let name = self.step_name(walk, &without_credentials(&statement.text));
         let mut step = self.push(walk, StepKind::Copy(operation), name.clone(), statement);
         if transfer.link {
             step = self.push(walk, StepKind::Merge { base, top: step }, format!("{name} (link)"), statement);
@@ -144,8 +199,36 @@ fn destination(written: &str, working_dir: &str) -> String {
     if is_folder && path != "/" { path + "/" } else { path }
 }
 
-fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|prefix| source.starts_with(prefix))
+/// Where a source is, by how it is written.
+enum Place {
+    Local,
+    Url,
+    Git(std::result::Result<GitSource, GitSourceError>),
+}
+
+impl Place {
+    fn of(source: &str) -> Self {
+        match GitSource::parse(source) {
+            Some(git) => Self::Git(git),
+            None if ["http://", "https://"].iter().any(|prefix| source.starts_with(prefix)) => Self::Url,
+            None => Self::Local,
+        }
+    }
+}
+
+/// Reads the `--checksum` of a URL.
+fn content_checksum(text: &str) -> std::result::Result<Digest, Fault> {
+    let fault = match text.split_once(':') {
+        None => Fault::new(format!("invalid checksum digest format: `{text}`")),
+        Some((algorithm, _)) if !matches!(algorithm, "sha256" | "sha512") => {
+            Fault::new(format!("unsupported digest algorithm: `{algorithm}`"))
+        }
+        Some(_) => match text.parse() {
+            Ok(digest) => return Ok(digest),
+            Err(error) => Fault::because(format!("invalid checksum digest `{text}`"), &error),
+        },
+    };
+    Err(fault.hint("write it as `--checksum=sha256:` and 64 hexadecimal characters"))
 }
 
 #[cfg(test)]

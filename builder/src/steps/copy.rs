@@ -42,7 +42,7 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     let mut walked = Vec::new();
     for source in &operation.sources {
         let (tree, found) = match source {
-            CopySource::Files { origin, selection } => {
+            CopySource::Files { origin, selection, .. } => {
                 let tree = bench.source(origin)?;
                 let found = copy::collect(&tree, selection)?;
                 (tree, found)
@@ -113,9 +113,10 @@ fn write(
         if let CopySource::Inline { name, content } = source {
             copy::apply_inline(&mut changes, name, content.clone(), destination, manner)?;
         }
+        let unpack = matches!(source, CopySource::Files { unpack: true, .. });
         for found in found {
             call += 1;
-            if operation.unpack && found.root.kind == NodeKind::File && unpack::is_archive(tree, &found.root)? {
+            if unpack && found.root.kind == NodeKind::File && unpack::is_archive(tree, &found.root)? {
                 let spool = bench.workshop.store.home();
                 let archive = Archive { source: tree, node: &found.root, owner: manner.owner, call, spool };
                 unpack::apply(&mut changes, &archive, destination, &bench.workshop.cancel)?;
@@ -161,18 +162,18 @@ pub(crate) const MAX_USERS: u64 = 10 << 20;
 
 /// What is asked for, without what the sources hold.
 fn write_definition(key: &mut KeyWriter, operation: &CopyOperation, bench: &Bench<'_>) {
-    let CopyOperation { base: _, sources: _, destination, chown, chmod, unpack } = operation;
+    let CopyOperation { base: _, sources: _, destination, chown, chmod } = operation;
     key.text("destination", destination);
     key.option("chown", chown.as_deref());
     key.option("chmod", chmod.as_deref());
-    key.flag("unpack", *unpack);
     key.option("epoch", bench.workshop.epoch_key().as_deref());
 }
 
 fn write_selections(key: &mut KeyWriter, operation: &CopyOperation) {
     for source in &operation.sources {
         match source {
-            CopySource::Files { origin: _, selection } => {
+            CopySource::Files { origin: _, selection, unpack } => {
+                key.flag("unpack", *unpack);
                 key.blob("path", &selection.path);
                 key.option("include", selection.include.as_deref());
                 key.list("exclude", &selection.exclude);
@@ -219,7 +220,8 @@ fn content_key(
     write_definition(&mut key, operation, bench);
     for walked in walked {
         match walked.source {
-            CopySource::Files { selection, .. } => {
+            CopySource::Files { selection, unpack, .. } => {
+                key.flag("unpack", *unpack);
                 key.flag("include", selection.include.is_some());
                 content::write(&mut key, &walked.tree, &walked.found, &bench.workshop.cancel)?;
             }

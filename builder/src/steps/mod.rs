@@ -1,6 +1,7 @@
 //! What each kind of step does, one file a kind. Each takes the layers of the steps it needs and gives its own.
 
 pub(crate) mod copy;
+pub(crate) mod fetch;
 pub(crate) mod from;
 pub(crate) mod mount;
 pub(crate) mod run;
@@ -25,6 +26,7 @@ use crate::fault::{Fault, StepError};
 use crate::files::source::SourceTree;
 use crate::graph::{Graph, Origin, StepIndex, StepKind};
 use crate::layers::Layers;
+use crate::remote::Remote;
 use crate::request::BuildRequest;
 
 /// What all steps of a build share.
@@ -32,6 +34,7 @@ pub(crate) struct Workshop<'a> {
     pub(crate) request: &'a BuildRequest,
     pub(crate) store: &'a Store,
     pub(crate) executor: &'a dyn Executor,
+    pub(crate) remote: &'a dyn Remote,
     pub(crate) context: LazyContext,
     pub(crate) named_contexts: BTreeMap<String, LazyContext>,
     /// `SOURCE_DATE_EPOCH`.

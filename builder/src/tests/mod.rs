@@ -7,6 +7,7 @@ mod cache;
 mod config;
 mod errors;
 mod files;
+mod remote;
 mod reproducible;
 mod run;
 
@@ -32,6 +33,7 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) executor: FakeExecutor,
     pub(crate) images: FakeImages,
+    pub(crate) remote: remote::FakeRemote,
     pub(crate) cancel: Cancel,
 }
 
@@ -44,7 +46,14 @@ impl World {
         std::fs::create_dir(folder.path().join("context")).expect("made");
         let store = Store::open(&folder.path().join("home")).expect("opened");
         let images = FakeImages::new(&store);
-        Self { folder, store, executor: FakeExecutor::default(), images, cancel: Cancel::new() }
+        Self {
+            folder,
+            store,
+            executor: FakeExecutor::default(),
+            images,
+            remote: remote::FakeRemote::default(),
+            cancel: Cancel::new(),
+        }
     }
 
     pub(crate) fn context(&self) -> PathBuf {
@@ -86,7 +95,7 @@ impl World {
 
     pub(crate) fn try_build(&self, request: &BuildRequest) -> (Result<Built, BuildError>, Seen) {
         let seen = Seen::default();
-        let built = crate::build(request, &self.store, &self.executor, &self.images, &seen, &self.cancel);
+        let built = crate::build(request, &self.store, &self.executor, &self.images, &self.remote, &seen, &self.cancel);
         (built, seen)
     }
 

@@ -17,6 +17,7 @@ use crate::image_source::Images;
 use crate::output::files::{self, FilesError};
 use crate::output::{Output, Sink};
 use crate::publish::{self, ReadyError};
+use crate::remote::{Environment, Fetcher};
 use crate::{Cancel, Engine};
 
 /// What to build, and where it goes.
@@ -28,6 +29,8 @@ pub struct BuildOptions {
     pub tags: Vec<Reference>,
     /// Where the result goes; into the store when there is none.
     pub outputs: Vec<Output>,
+    /// What programs that fetch may see of the environment.
+    pub environment: Environment,
 }
 
 /// Hears of everything that a build does: its steps, and what it pulls and pushes.
@@ -100,9 +103,18 @@ pub async fn build(
     let built = {
         let (engine, cancel, request) = (engine.clone(), cancel.clone(), options.request);
         let (view, runtime) = (view.clone(), tokio::runtime::Handle::current());
+        let environment = options.environment;
         store::blocking::run(move || {
+            let remote = Fetcher {
+                engine: &engine,
+                runtime: runtime.clone(),
+                environment: &environment,
+                secrets: &request.secrets,
+                agents: &request.agents,
+                own: false,
+            };
             let images = Images { engine: &engine, runtime, events: &*view, now, cancel: &cancel };
-            builder::build(&request, engine.store(), &ContainerExecutor, &images, &*view, &cancel)
+            builder::build(&request, engine.store(), &ContainerExecutor, &images, &remote, &*view, &cancel)
         })
         .await?
     };

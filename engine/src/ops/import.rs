@@ -222,7 +222,7 @@ fn change(
     let mut request = BuildRequest::new(Context::None, dockerfile, options.now);
     request.platforms = vec![options.platform.clone()];
     let alone = Alone { image: Arc::new(image) };
-    let built = builder::build(&request, store, &alone, &alone, &alone, cancel)
+    let built = builder::build(&request, store, &alone, &alone, &builder::NoRemote, &alone, cancel)
         .map_err(|error| ImportError::Change(Box::new(error)))?;
     Ok(built.images.into_iter().next().map(|image| image.config.config).unwrap_or_default())
 }

@@ -135,6 +135,17 @@ impl Client {
         self.0.registries.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
+    /// Returns the HTTP client underneath, for a URL that is no registry's: it goes through the same proxies, trusts the
+    /// same certificates, and follows no redirect.
+    ///
+    /// # Errors
+    ///
+    /// When the certificates or proxies cannot be used.
+    pub fn http_for(&self, url: &Url) -> Result<reqwest::Client, RequestError> {
+        // Without TLS there is no certificate to check, and reading the system's takes time.
+        self.http(url.scheme() != "http").cloned()
+    }
+
     fn http(&self, checked: bool) -> Result<&reqwest::Client, RequestError> {
         let slot = if checked { &self.0.checked } else { &self.0.unchecked };
         if let Some(client) = slot.get() {
