@@ -10,6 +10,7 @@
 
 mod apps;
 mod build;
+mod cache_transfer;
 mod clients;
 mod completion;
 mod contexts;

@@ -89,6 +89,12 @@ pub(crate) struct Args {
         value_parser = flags::explain::parse
     )]
     explain: Option<flags::explain::Explain>,
+    /// Find steps in a cache that --cache-to wrote, or in an image with an inline cache
+    #[arg(long, value_name = "NAME|type=KIND,…")]
+    cache_from: Vec<String>,
+    /// Write what the steps made to a cache for other machines
+    #[arg(long, value_name = "type=KIND,…")]
+    cache_to: Vec<String>,
     /// Ask the registry for newer base images
     #[arg(long)]
     pull: bool,
@@ -138,10 +144,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
+    let cache = flags::cache::parse(&args.cache_from, &args.cache_to)?;
     let outputs = outputs::parse(&args.outputs, args.push, session.cancel())?;
     let spec = context_spec(&args)?;
     let mut request = request(&args)?;
-    let insecure = args.registry.registries(&args.tags);
+    let named: Vec<_> = args.tags.iter().chain(cache.references()).cloned().collect();
+    let insecure = args.registry.registries(&named);
     let engine = session.engine_for(&insecure)?;
     // What was unpacked for the build goes away with this.
     let open = context(&spec, &args, &engine, session)?;
@@ -153,7 +161,7 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let explained = args.explain.as_ref().map(|form| (form, Arc::new(Explained::new(view.clone()))));
     let view = explained.as_ref().map_or(view, |(_, explained)| explained.clone());
     let environment = Environment::of(std::env::vars_os());
-    let options = BuildOptions { request, tags: args.tags.clone(), outputs, environment };
+    let options = BuildOptions { request, tags: args.tags.clone(), outputs, environment, cache };
     let built = session.wait(Threads::Many, build(&engine, options, Arc::new(Shared(view.clone())), session.cancel()));
     view.finish();
     if let Some((form, explained)) = &explained {

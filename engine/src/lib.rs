@@ -9,6 +9,7 @@
 //! | [`contexts`] | opening it, and the Dockerfile |
 //! | [`remote`] | how `ADD` and contexts fetch URLs and git repositories |
 //! | [`publish`] | images as registries and archives have them: with compressed layers |
+//! | [`remote_cache`] | a build cache that travels by a registry, a folder or an image |
 //! | [`archive`] | images in one file, as docker and OCI write them |
 //! | [`commit_time`] | when the commit of a context was made |
 //! | [`output`] | where `build -o` puts its result |
@@ -36,6 +37,7 @@ pub mod ops;
 pub mod output;
 pub mod publish;
 pub mod remote;
+pub mod remote_cache;
 
 use std::path::Path;
 

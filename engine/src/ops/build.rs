@@ -18,6 +18,7 @@ use crate::output::files::{self, FilesError};
 use crate::output::{Output, Sink};
 use crate::publish::{self, ReadyError};
 use crate::remote::{Environment, Fetcher};
+use crate::remote_cache::{CacheExportError, CacheOptions, Transfer};
 use crate::{Cancel, Engine};
 
 /// What to build, and where it goes.
@@ -31,6 +32,8 @@ pub struct BuildOptions {
     pub outputs: Vec<Output>,
     /// What programs that fetch may see of the environment.
     pub environment: Environment,
+    /// What is taken from caches elsewhere, and given to them.
+    pub cache: CacheOptions,
 }
 
 /// Hears of everything that a build does: its steps, and what it pulls and pushes.
@@ -77,6 +80,8 @@ pub enum BuildOpError {
     Files(#[from] FilesError),
     #[error(transparent)]
     Push(#[from] PushError),
+    #[error(transparent)]
+    Cache(#[from] CacheExportError),
     #[error("`{tag}` cannot be given to an image, because it is a digest")]
     Digest { tag: Reference },
 }
@@ -97,13 +102,14 @@ pub async fn build(
     if let Some(tag) = options.tags.iter().find(|tag| tag.digest().is_some()) {
         return Err(BuildOpError::Digest { tag: tag.clone() });
     }
-    let now = options.request.now;
+    let BuildOptions { mut request, tags, outputs, environment, cache } = options;
+    let now = request.now;
+    let transfer = Transfer::prepare(engine, cache, &mut request, &view, cancel);
     // Beside the build there is time to clean up after those that were killed.
     std::thread::spawn(crate::machine::sweep);
     let built = {
-        let (engine, cancel, request) = (engine.clone(), cancel.clone(), options.request);
+        let (engine, cancel) = (engine.clone(), cancel.clone());
         let (view, runtime) = (view.clone(), tokio::runtime::Handle::current());
-        let environment = options.environment;
         store::blocking::run(move || {
             let remote = Fetcher {
                 engine: &engine,
@@ -119,11 +125,11 @@ pub async fn build(
         .await?
     };
     let store = engine.store().clone();
-    let (tags, outputs) = (options.tags, options.outputs);
     let placed = store::blocking::run(move || place(&store, built, tags, outputs, now)).await?;
     for reference in &placed.push {
         push(engine, reference, PushOptions::default(), &*view).await?;
     }
+    transfer.write(engine, &placed.result.images, &*view).await?;
     Ok(placed.result)
 }
 

@@ -1,0 +1,71 @@
+//! [`Transfer`]: what a build does about caches before and after.
+
+use std::sync::Arc;
+
+use builder::remote_cache::Ledger;
+use builder::{BuildEvent, BuildRequest, BuiltImage, Cancel, RemoteCache};
+use jiff::Timestamp;
+
+use super::export::{Known, export};
+use super::remote::{Remote, chain};
+use super::{CacheExport, CacheExportError, CacheOptions, CacheTarget};
+use crate::Engine;
+use crate::ops::build::BuildView;
+
+/// The caches of one build.
+pub(crate) struct Transfer {
+    to: Vec<CacheExport>,
+    ledger: Option<Arc<Ledger>>,
+    remote: Option<Remote>,
+    now: Timestamp,
+}
+
+impl Transfer {
+    /// Has a request take from caches and note what is written to others. Contacts nobody yet.
+    pub(crate) fn prepare(
+        engine: &Engine,
+        options: CacheOptions,
+        request: &mut BuildRequest,
+        view: &Arc<dyn BuildView>,
+        cancel: &Cancel,
+    ) -> Self {
+        let CacheOptions { from, to } = options;
+        let remote = (!from.is_empty()).then(|| Remote::new(engine, &from, view.clone(), cancel));
+        // As docker has it, the build argument asks for it too.
+        let argument = request.build_args.get("BUILDKIT_INLINE_CACHE").map(String::as_str);
+        let inline = matches!(argument, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
+            || to.iter().any(|export| export.target == CacheTarget::Inline);
+        let ledger = (inline || !to.is_empty()).then(Arc::<Ledger>::default);
+        request.transfer.remote = remote.clone().map(|remote| Arc::new(remote) as Arc<dyn RemoteCache>);
+        request.transfer.ledger.clone_from(&ledger);
+        request.transfer.inline = inline;
+        Self { to, ledger, remote, now: request.now }
+    }
+
+    /// Writes the caches that are to be written.
+    ///
+    /// # Errors
+    ///
+    /// The first that could not be written, after all were tried; those that may fail are warnings.
+    pub(crate) async fn write(
+        &self,
+        engine: &Engine,
+        images: &[BuiltImage],
+        view: &dyn BuildView,
+    ) -> Result<(), CacheExportError> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        let images: Vec<_> = images.iter().map(|image| image.config.rootfs.diff_ids.clone()).collect();
+        let mut failed = Ok(());
+        for to in &self.to {
+            let known = Known { ledger, images: &images, remote: self.remote.as_ref(), now: self.now };
+            match export(engine, to, known, view).await {
+                Ok(()) => {}
+                Err(error) if to.ignore_error => {
+                    view.event(BuildEvent::Warning { message: chain(&error), lines: None });
+                }
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        failed
+    }
+}
