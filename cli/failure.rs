@@ -48,6 +48,16 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// Returns the error that it wraps, if it is of this kind.
+    pub(crate) fn cause<E: std::error::Error + Send + Sync + 'static>(&self) -> Option<&E> {
+        self.error.downcast_ref()
+    }
+
+    /// Adds text below the drawing; nothing when there is none.
+    pub(crate) fn and_rendered(self, text: &str) -> Self {
+        Self { rendered: self.rendered.map(|rendered| format!("{}\n{text}", rendered.trim_end())), ..self }
+    }
+
     /// Prints this text in place of the chain of messages.
     pub(crate) fn rendered(self, text: String) -> Self {
         Self { rendered: Some(text), ..self }

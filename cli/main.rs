@@ -6,6 +6,7 @@
 //! | `commands/` | one file per command: its flags and how its result is printed |
 //! | `flags/` | words that flags share, and the long ones: `-o`, and how a container runs |
 //! | `session` | what commands share: home, engine, async runtime, interrupts |
+//! | `shell` | this terminal as the ends of a shell in a build's step |
 //! | `clock` | the one place that asks what time it is |
 //! | `progress/` | the views of a build and of transfers |
 //! | `table`, `units` | columns, sizes and times as docker prints them |
@@ -20,6 +21,7 @@ mod failure;
 mod flags;
 mod progress;
 mod session;
+mod shell;
 mod sink;
 mod table;
 mod terminal;

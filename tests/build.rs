@@ -216,3 +216,33 @@ fn two_builds_at_once_share_a_home() {
     assert_eq!(env.slipway(["images", "app*", "-q"]).success().lines().count(), 2);
     eventually(5, "nothing unfinished is left", || super::interrupt::leftovers(&env).is_empty());
 }
+
+#[test]
+fn a_shell_opens_in_the_step_that_fails() {
+    if !needs::root() || !needs::tools(&["script"]) {
+        return;
+    }
+    let env = TestEnv::with_busybox();
+    let dockerfile = "FROM busybox\nENV A=b\nWORKDIR /w\n\
+                      RUN --mount=type=secret,id=s echo part > part; exit 3\n";
+    let context = env.context("app", dockerfile);
+    let secret = env.write("secret", "hidden");
+    let stderr = env.slipway(["build", "--shell-on-error", path(&context)]).failure(1);
+    assert!(stderr.contains("needs a terminal"), "{stderr}");
+    for progress in ["plain", "tty"] {
+        let line = format!(
+            "{} build --shell-on-error --network=none --progress {progress} --secret id=s,src={} {}",
+            super::support::SLIPWAY,
+            path(&secret),
+            path(&context)
+        );
+        let input = env.write("input", "echo [$(cat part)-$A-$(pwd)-$(cat /run/secrets/s)]\nexit\n");
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).env("SLIPWAY_HOME", env.home()).env("TERM", "xterm");
+        let ran = run(script.stdin(std::fs::File::open(input).unwrap()));
+        assert!(ran.stdout().contains("[part-b-/w-hidden]"), "{}", ran.stdout());
+        // Then it fails as it would have.
+        assert!(ran.stdout().contains("exit code: 3"), "{}", ran.stdout());
+        assert_eq!(ran.code(), 1);
+    }
+}

@@ -1,6 +1,6 @@
 //! `slipway debug`.
 
-use super::support::{TestEnv, path};
+use super::support::{TestEnv, needs, path, run};
 
 #[test]
 fn a_dockerfile_is_printed_as_it_was_parsed() {
@@ -33,4 +33,53 @@ fn a_dockerignore_tells_what_it_excludes() {
     {"path":"src/a.o","excluded":true}
     {"path":"README","excluded":true}
     "#);
+}
+
+#[test]
+fn a_shell_opens_in_any_step_of_a_past_build() {
+    if !needs::root() {
+        return;
+    }
+    let env = TestEnv::with_busybox();
+    let dockerfile = "FROM busybox AS one\nARG WHO=you\nENV A=1\nUSER www-data\nWORKDIR /w\n\
+                      RUN --mount=type=cache,target=/c,uid=33 --network=none echo $WHO > /tmp/f; touch /c/kept\n\
+                      FROM scratch\nCOPY --link --from=one /tmp/f /f\n\
+                      FROM one AS last\nCOPY --from=1 /f /g\nRUN --network=none echo part > /tmp/part; exit 3\n";
+    let context = env.context("app", dockerfile);
+    env.slipway(["build", "--network=none", path(&context)]).failure(1);
+    let debug = |arguments: &[&str]| env.slipway([&["debug"], arguments].concat());
+    // Without a step it is the one that failed, with what it had written.
+    let failed = run(env
+        .command(["debug"])
+        .stdin(std::fs::File::open(env.write("in", "cat /tmp/part /g; pwd; echo $A; id -u; rm /tmp/part\n")).unwrap()));
+    assert_eq!(failed.success(), "part\nyou\n/w\n1\n33\n");
+    // What a shell does is gone with it.
+    assert_eq!(debug(&["^0", "exit 3", "cat", "/tmp/part"]).success(), "part\n");
+    // A step that was done, by its stage, with the cache that it mounted.
+    assert_eq!(debug(&["^0", "one", "ls", "/c"]).success(), "kept\n");
+    assert_eq!(debug(&["--user", "0", "^0", "one", "id", "-u"]).success(), "0\n");
+    assert_eq!(debug(&["^0", "one", "sh", "-c", "exit 7"]).code(), 7);
+    for (arguments, message) in [
+        (["^0", "99"], "has no step `99`"),
+        (["^0", "COPY"], "may be any of these steps"),
+        (["nosuch", "1"], "no such build: `nosuch`"),
+    ] {
+        let stderr = debug(&arguments).failure(1);
+        assert!(stderr.contains(message) && stderr.contains("hint: "), "{stderr}");
+    }
+}
+
+#[test]
+fn files_without_a_shell_borrow_one() {
+    if !needs::root() {
+        return;
+    }
+    let env = TestEnv::with_busybox();
+    let context = env.context("app", "FROM scratch\nCOPY Dockerfile /f\n");
+    env.slipway(["build", path(&context)]).success();
+    let input = env.write("input", "cat /f\nls /\n");
+    let ran = run(env.command(["debug"]).stdin(std::fs::File::open(input).unwrap()));
+    assert!(ran.stderr().contains("busybox"), "{}", ran.stderr());
+    let stdout = ran.success();
+    assert!(stdout.starts_with("FROM scratch\nCOPY Dockerfile /f\n") && stdout.contains("\nf\n"), "{stdout}");
 }

@@ -87,6 +87,8 @@ pub struct PlannedStep {
     pub name: String,
     /// The steps whose results it takes.
     pub needs: Vec<StepId>,
+    /// The one of them whose layers it stands on.
+    pub below: Option<StepId>,
     /// The lines of the Dockerfile, from 1.
     pub lines: Option<RangeInclusive<usize>>,
     /// What a process in it sees beside the files; `None` when nothing says so.

@@ -328,7 +328,8 @@ impl<'a> Solver<'a> {
             let needs = needs.iter().copied().map(StepId).collect();
             let lines = node.span.as_ref().map(|span| span.first_line as usize..=span.last_line as usize);
             let (surroundings, mounts) = (self.graph.surroundings(*step), node.kind.planned_mounts());
-            PlannedStep { id: StepId(*step), name: node.name.clone(), needs, lines, surroundings, mounts }
+            let below = node.kind.below().map(StepId);
+            PlannedStep { id: StepId(*step), name: node.name.clone(), needs, below, lines, surroundings, mounts }
         });
         planned.collect()
     }

@@ -1,5 +1,7 @@
 //! `slipway build`: a Dockerfile and a context in, an image out.
 
+mod recorded;
+
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -137,6 +139,9 @@ pub(crate) struct Args {
     /// Let RUN ask for more than the sandbox: network.host, security.insecure
     #[arg(long, value_name = "RIGHT", value_delimiter = ',')]
     allow: Vec<String>,
+    /// When a step fails, open a shell in it; the build fails when the shell ends
+    #[arg(long)]
+    shell_on_error: bool,
     #[command(flatten)]
     reproducible: Reproducible,
     #[command(flatten)]
@@ -161,13 +166,16 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let explained = args.explain.as_ref().map(|form| (form, Arc::new(Explained::new(view.clone()))));
     let view = explained.as_ref().map_or(view, |(_, explained)| explained.clone());
     let environment = Environment::of(std::env::vars_os());
-    let options = BuildOptions { request, tags: args.tags.clone(), outputs, environment, cache };
+    let typed = args.context.as_deref().unwrap_or_default().to_string_lossy();
+    let recording = recorded::recording(&typed, args.shell_on_error.then(|| view.clone()))?;
+    let record = recording.as_ref().map(|recording| recording.id.clone());
+    let options = BuildOptions { request, tags: args.tags.clone(), outputs, environment, cache, recording };
     let built = session.wait(Threads::Many, build(&engine, options, Arc::new(Shared(view.clone())), session.cancel()));
     view.finish();
     if let Some((form, explained)) = &explained {
         tell_cache(form, explained, session.cancel())?;
     }
-    let result = built.map_err(explain)?;
+    let result = built.map_err(|error| recorded::point(explain(error), &engine, record.as_ref()))?;
     report(&args, &result, session.cancel())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -315,7 +323,7 @@ fn not_yet(spec: &ContextSpec) -> anyhow::Error {
 }
 
 /// Reads `id=ID[,src=FILE|,env=NAME]`. Without a source it is the variable called ID, or else the file.
-fn secret_source(text: &str) -> anyhow::Result<(String, SecretSource)> {
+pub(super) fn secret_source(text: &str) -> anyhow::Result<(String, SecretSource)> {
     let (mut id, mut file, mut env) = (None, None, None);
     for (key, value) in flags::fields(text)? {
         match (key.as_str(), value) {

@@ -1,4 +1,4 @@
-//! `slipway debug`: what slipway makes of a file, for people who write tools.
+//! `slipway debug`: a shell in a step of a past build; and what slipway makes of a file, for people who write tools.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -7,16 +7,45 @@ use std::process::ExitCode;
 use anyhow::Context;
 use builder::ignore::Ignore;
 use builder::{Diagnostic, dockerfile};
+use engine::ops::debug::{DebugError, DebugOptions, Opened, debug};
+use engine::shell::OpenShellError;
 
+use super::build::secret_source;
 use crate::failure::Failure;
-use crate::session::Session;
-use crate::terminal;
+use crate::session::{Session, Threads};
+use crate::{shell, terminal};
 
-/// Show what slipway makes of a file
+const NOTES: &str = "\
+Examples:
+  slipway debug                         A shell where the last build failed, or in its last step
+  slipway debug 3fa9 4                  A shell in step 4 of a build, after it was done
+  slipway debug ^1 test                 In the last step of the stage `test` of the build before
+  slipway debug ^0 'RUN make' ls -l     One command, in the step whose instruction has these words
+
+The shell has the step's variables, user, folder, caches and network; what is written there goes away with
+it. `slipway history` lists the builds; `slipway history logs BUILD` numbers their steps.";
+
+/// Open a shell in a step of a past build, or show what slipway makes of a file
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, after_help = NOTES)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    /// The build: its ID or the beginning of it; ^0 is the last one, ^1 the one before
+    #[arg(value_name = "BUILD", default_value = "^0")]
+    build: String,
+    /// The step: its number, its stage, or a part of its instruction [default: the one that failed, or the last]
+    #[arg(value_name = "STEP")]
+    step: Option<String>,
+    /// What to run in place of a shell
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+    /// Be this user in place of the step's
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// A secret that the step mounts: secrets are not remembered
+    #[arg(long = "secret", value_name = "id=ID[,src=FILE|,env=NAME]")]
+    secrets: Vec<String>,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -36,12 +65,46 @@ enum What {
     },
 }
 
-pub(crate) fn run(args: Args, _: &Session) -> anyhow::Result<ExitCode> {
-    match args.what {
-        What::Dockerfile { file } => print_dockerfile(&file)?,
-        What::Dockerignore { file, paths } => print_ignored(&file, &paths)?,
+pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
+    match &args.what {
+        Some(What::Dockerfile { file }) => print_dockerfile(file)?,
+        Some(What::Dockerignore { file, paths }) => print_ignored(file, paths)?,
+        None => return open_shell(args, session),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn open_shell(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
+    let secrets = args.secrets.iter().map(|text| secret_source(text).context("--secret"));
+    let options = DebugOptions {
+        build: args.build,
+        step: args.step,
+        command: args.command,
+        user: args.user,
+        secrets: secrets.collect::<Result<_, _>>()?,
+    };
+    let engine = session.engine()?;
+    let ends = |opened: &Opened| {
+        let name = opened.name.lines().next().unwrap_or_default();
+        terminal::note(&terminal::printable(&format!("build {}, step {}: {name}", opened.build, opened.number)));
+        for note in &opened.notes {
+            terminal::note(&terminal::printable(&format!("note: {note}")));
+        }
+        shell::ends(true)
+    };
+    let code = session.wait(Threads::One, debug(&engine, options, ends, session.cancel())).map_err(advise)?;
+    Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)))
+}
+
+fn advise(error: anyhow::Error) -> anyhow::Error {
+    let hint = match error.downcast_ref::<DebugError>() {
+        Some(DebugError::Gone { .. } | DebugError::NothingMade { .. }) => "build it once more, and they are there",
+        Some(DebugError::Shell(OpenShellError::NoShell { .. })) => {
+            "name a program that they have after the step, or install busybox-static on this machine"
+        }
+        _ => return error,
+    };
+    Failure::new(error).hint(hint).into()
 }
 
 fn print_dockerfile(file: &Path) -> anyhow::Result<()> {

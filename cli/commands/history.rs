@@ -1,4 +1,6 @@
-//! `slipway history`: which instructions made an image.
+//! `slipway history`: which instructions made an image; and, without one, the builds that were made here.
+
+pub(crate) mod builds;
 
 use std::process::ExitCode;
 
@@ -9,11 +11,26 @@ use super::ListFormat;
 use crate::session::{Session, Threads};
 use crate::{clock, table, terminal, units};
 
-/// Show the instructions that made an image
+const NOTES: &str = "\
+Examples:
+  slipway history                    The builds that were made here, the newest first
+  slipway history logs 3fa9          What the steps of a build printed; without an ID, of the last one
+  slipway history logs ^0 4 > log    All that step 4 of the last build printed
+  slipway history open               A page with the timeline of the last build
+  slipway history app                The instructions that made the image `app`
+  slipway history -- logs            The same for an image that is called as a command here
+
+The last 100 builds are remembered, with at most 1 GB of logs, and the files of a failed step for
+the last 3 builds that have one. $SLIPWAY_HISTORY=BUILDS[,SIZE[,FAILED]] says otherwise; 0 remembers nothing.";
+
+/// Show the builds that were made here, or the instructions that made an image
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, after_help = NOTES)]
 pub(crate) struct Args {
-    /// Name or ID of the image
-    image: String,
+    #[command(subcommand)]
+    what: Option<builds::What>,
+    /// Name or ID of an image; without one, the builds are listed
+    image: Option<String>,
     /// Print a table, or one JSON object per line
     #[arg(long, value_name = "FORMAT")]
     format: Option<super::ListFormat>,
@@ -32,8 +49,15 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
+    if let Some(what) = args.what {
+        return builds::run(what, session);
+    }
     let engine = session.engine()?;
-    let lines = session.wait(Threads::One, history(&engine, args.image.clone(), args.platform.clone()))?;
+    let Some(image) = args.image.clone() else {
+        builds::list(&engine, args.format, args.quiet)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let lines = session.wait(Threads::One, history(&engine, image, args.platform.clone()))?;
     let now = clock::now();
     let rows: Vec<Row> = lines.iter().map(|line| row(line, &args, now)).collect();
     if args.quiet {

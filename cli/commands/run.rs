@@ -298,10 +298,11 @@ impl Signals {
 }
 
 /// Gives every key to the container, until it is dropped.
-struct RawTerminal(termios::Termios);
+pub(crate) struct RawTerminal(termios::Termios);
 
 impl RawTerminal {
-    fn begin() -> anyhow::Result<Self> {
+    /// Takes the terminal.
+    pub(crate) fn begin() -> anyhow::Result<Self> {
         let before = termios::tcgetattr(io::stdin())?;
         let mut raw = before.clone();
         raw.make_raw();

@@ -85,6 +85,14 @@ impl View for Explained {
     fn finish(&self) {
         self.view.finish();
     }
+
+    fn pause(&self) {
+        self.view.pause();
+    }
+
+    fn resume(&self) {
+        self.view.resume();
+    }
 }
 
 impl BuildEvents for Explained {

@@ -240,6 +240,7 @@ mod tests {
             id: StepId(number),
             name: (*name).into(),
             needs: Vec::new(),
+            below: None,
             lines: None,
             surroundings: None,
             mounts: Vec::new(),

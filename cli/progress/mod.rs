@@ -17,6 +17,8 @@ use oci::{Descriptor, Digest};
 use registry::client::{BlobState, RequestError, TransferEvents};
 
 pub(crate) use self::explained::Explained;
+pub(crate) use steps::Lines;
+
 use crate::args::ProgressMode;
 use crate::{terminal, units};
 
@@ -24,6 +26,12 @@ use crate::{terminal, units};
 pub(crate) trait View: BuildEvents + TransferEvents {
     /// Shows the end, and nothing more.
     fn finish(&self);
+
+    /// Leaves the terminal to something else for a while.
+    fn pause(&self) {}
+
+    /// Takes the terminal back.
+    fn resume(&self) {}
 }
 
 /// Returns the view for a build.

@@ -147,6 +147,7 @@ mod tests {
             id: StepId(0),
             name,
             needs: Vec::new(),
+            below: None,
             lines: None,
             surroundings: None,
             mounts: Vec::new(),

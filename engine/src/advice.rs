@@ -9,11 +9,13 @@ use crate::archive::ReadArchiveError;
 use crate::context_spec::ContextSpecError;
 use crate::contexts::OpenContextError;
 use crate::image_source::ObtainError;
+use crate::ops::debug::DebugError;
 use crate::ops::import::ImportError;
 use crate::ops::rmi::RmiError;
 use crate::ops::run::RunError;
 use crate::ops::save::SaveError;
 use crate::ops::tag::TagError;
+use crate::past::PastError;
 
 /// Finds advice for an error or for what caused it; the first that is known wins.
 ///
@@ -44,6 +46,19 @@ fn of_one(error: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(OpenStoreError::File(_)) = error.downcast_ref() {
         return Some("choose another folder for the store with --home or SLIPWAY_HOME".into());
+    }
+    let past = error.downcast_ref::<PastError>().or_else(|| match error.downcast_ref()? {
+        DebugError::Past(past) => Some(past),
+        _ => None,
+    });
+    match past {
+        Some(PastError::None | PastError::NoBuild { .. } | PastError::ManyBuilds { .. }) => {
+            return Some("`slipway history` lists the builds".into());
+        }
+        Some(PastError::NoStep { .. } | PastError::ManySteps { .. }) => {
+            return Some("`slipway history logs BUILD` numbers the steps".into());
+        }
+        Some(PastError::NoSteps { .. } | PastError::File(_)) | None => {}
     }
     if is_no_such_image(error) {
         return Some("`slipway images` lists what is here".into());

@@ -65,7 +65,7 @@ impl Executor for ContainerExecutor {
     }
 }
 
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -77,35 +77,7 @@ fn describe(error: &dyn std::error::Error) -> String {
 }
 
 fn execute(step: &ExecStep<'_>) -> Result<ExitStatus, StepError> {
-    let network = machine::prepare_network(match step.network {
-        Network::Default => NetworkChoice::Default,
-        Network::None => NetworkChoice::None,
-        Network::Host => NetworkChoice::Host,
-    })?;
-    // Beside the overlay's folders lies what goes away with them.
-    let beside = step.rootfs.work.parent().unwrap_or(&step.rootfs.work).to_owned();
-    let mut secrets = Secrets::default();
-    let spec = describe_step(step, &network, &beside, &mut secrets)?;
-    let mut container = runtime::start(ContainerConfig {
-        id: machine::new_id(),
-        spec,
-        rootfs: Rootfs::Overlay {
-            lower: step.rootfs.lower.clone(),
-            upper: step.rootfs.upper.clone(),
-            work: step.rootfs.work.clone(),
-            volatile: true,
-        },
-        stdio: Stdio::pipes(),
-        network,
-        cgroup_parent: step.cgroup_parent.map(str::to_owned),
-        die_with_parent: true,
-    })
-    .map_err(|error| match error.exit_code() {
-        125 if !rustix::process::geteuid().is_root() => StepError::NotRoot(error),
-        _ => StepError::Start(error),
-    })?;
-    // They are mounted now, and nobody else shall find them.
-    drop(secrets);
+    let mut container = start(step, Stdio::pipes())?;
     let controls = container.controls().map_err(StepError::Signal)?;
     let _guard = step.cancel.on_cancel(move || {
         // When it is gone already, it need not be killed.
@@ -118,6 +90,39 @@ fn execute(step: &ExecStep<'_>) -> Result<ExitStatus, StepError> {
     });
     let status = container.wait()?;
     Ok(ExitStatus { code: status.shell_code(), out_of_memory: status.oom_killed })
+}
+
+/// Starts the container of a step.
+pub(crate) fn start(step: &ExecStep<'_>, stdio: Stdio) -> Result<runtime::Container, StepError> {
+    let network = machine::prepare_network(match step.network {
+        Network::Default => NetworkChoice::Default,
+        Network::None => NetworkChoice::None,
+        Network::Host => NetworkChoice::Host,
+    })?;
+    // Beside the overlay's folders lies what goes away with them.
+    let beside = step.rootfs.work.parent().unwrap_or(&step.rootfs.work).to_owned();
+    // They are there until the container has mounted them: nobody else shall find them.
+    let mut secrets = Secrets::default();
+    let terminal = matches!(stdio, Stdio::Terminal { .. });
+    let spec = describe_step(step, &network, &beside, terminal, &mut secrets)?;
+    runtime::start(ContainerConfig {
+        id: machine::new_id(),
+        spec,
+        rootfs: Rootfs::Overlay {
+            lower: step.rootfs.lower.clone(),
+            upper: step.rootfs.upper.clone(),
+            work: step.rootfs.work.clone(),
+            volatile: true,
+        },
+        stdio,
+        network,
+        cgroup_parent: step.cgroup_parent.map(str::to_owned),
+        die_with_parent: true,
+    })
+    .map_err(|error| match error.exit_code() {
+        125 if !rustix::process::geteuid().is_root() => StepError::NotRoot(error),
+        _ => StepError::Start(error),
+    })
 }
 
 /// Gives what the container prints to the step, until all its processes are gone.
@@ -138,6 +143,7 @@ fn describe_step(
     step: &ExecStep<'_>,
     network: &runtime::network::Network,
     beside: &Path,
+    terminal: bool,
     secrets: &mut Secrets,
 ) -> Result<Spec, StepError> {
     let mut hosts = Vec::new();
@@ -163,6 +169,7 @@ fn describe_step(
         user: UserIds { uid: step.user.uid, gid: step.user.gid, additional_gids: step.user.additional_gids.clone() },
         hostname: step.hostname.clone(),
         privileged,
+        terminal,
         mounts: etc.write(&beside.join("etc"))?,
         host_network: network.is_host(),
         shm_size: step.shm_size.unwrap_or(defaults.shm_size),

@@ -4,6 +4,10 @@
 //! | --- | --- |
 //! | [`ops`] | one file per command, with the options it takes and the result it gives |
 //! | [`executor`] | how a `RUN` step becomes a container: `builder::Executor` filled in with `runtime` |
+//! | [`recorder`] | writes down what a build does while it does it |
+//! | [`past`] | finding a past build, and a step in it, by what people call them |
+//! | [`timeline`] | a past build as a page for a browser |
+//! | [`shell`] | a person's shell in the files of a build's step |
 //! | [`image_source`] | where `FROM` and `run` find images: the store, else a registry |
 //! | [`context_spec`] | what a user means by a build context: a folder, a tar, a repository, an image |
 //! | [`contexts`] | opening it, and the Dockerfile |
@@ -35,9 +39,13 @@ pub mod layout;
 pub mod machine;
 pub mod ops;
 pub mod output;
+pub mod past;
 pub mod publish;
+pub mod recorder;
 pub mod remote;
 pub mod remote_cache;
+pub mod shell;
+pub mod timeline;
 
 use std::path::Path;
 
@@ -50,6 +58,12 @@ pub mod runtime {
 }
 
 pub use registry::client::{Client, ClientOptions};
+/// What is remembered of builds.
+pub mod builds {
+    pub use store::builds::{BuildRecord, BuildStatus, StepOutcome, StepRecord};
+    pub use store::{BuildId, BuildLimits};
+}
+
 pub use store::{CollectError, FindError, OpenStoreError, Store};
 
 /// What every operation works on. Clones are the same engine.

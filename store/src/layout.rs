@@ -32,6 +32,7 @@
 //! ├── cache/HH/HEX                  build cache records, by key
 //! ├── cache/HH/HEX.list             the files that a record's key stands for, for `build --explain`
 //! ├── cache-pruned                  the keys of records that were pruned lately, for `build --explain`
+//! ├── builds/ID/                    what is remembered of a build, and all its logs (see `builds`)
 //! ├── context-digests/HEX           digests of a build context's files, by the context's folder
 //! ├── cache-mounts/ID/              contents of `RUN --mount=type=cache`
 //! ├── containers/ID/                containers; `keeps.json` names the layers that each stands on
@@ -43,6 +44,8 @@
 use std::path::{Path, PathBuf};
 
 use oci::{ChainId, DiffId, Digest, Reference};
+
+use crate::builds::BuildId;
 
 /// The version that this program writes and understands.
 pub const VERSION: u32 = 1;
@@ -183,9 +186,49 @@ impl Layout {
         self.home.join("context-digests").join(folder.hex())
     }
 
+    /// Returns the folder of what is remembered of builds.
+    pub fn builds(&self) -> PathBuf {
+        self.home.join("builds")
+    }
+
+    /// Returns the folder of a build.
+    pub fn build(&self, id: &BuildId) -> PathBuf {
+        self.builds().join(id.as_str())
+    }
+
+    /// Returns the file that a build writes while it goes on.
+    pub fn build_journal(&self, id: &BuildId) -> PathBuf {
+        self.build(id).join("journal")
+    }
+
+    /// Returns the record of a build that is over.
+    pub fn build_record(&self, id: &BuildId) -> PathBuf {
+        self.build(id).join("record.json")
+    }
+
+    /// Returns the log of a step, by its number from 1.
+    pub fn build_log(&self, id: &BuildId, step: usize) -> PathBuf {
+        self.build(id).join("logs").join(step.to_string())
+    }
+
+    /// Returns the page with the timeline of a build.
+    pub fn build_page(&self, id: &BuildId) -> PathBuf {
+        self.build(id).join("timeline.html")
+    }
+
+    /// Returns the folder of a failed step's files.
+    pub fn build_kept(&self, id: &BuildId, step: usize) -> PathBuf {
+        self.build(id).join("kept").join(step.to_string())
+    }
+
     /// Returns the folder of cache mounts' contents.
     pub fn cache_mounts(&self) -> PathBuf {
         self.home.join("cache-mounts")
+    }
+
+    /// Returns the folder of a cache mount: `data` in it is what is mounted.
+    pub fn cache_mount(&self, id: &str) -> PathBuf {
+        self.cache_mounts().join(&Digest::sha256(id.as_bytes()).hex()[..32])
     }
 
     /// Returns the folder of containers.

@@ -8,6 +8,7 @@
 //! | [`layers`] | [`Layers`]: in which forms (plain, gzip, zstd) each layer's tar is here |
 //! | [`snapshots`] | [`Snapshots`]: layers unpacked to folders that overlayfs stacks, and writable ones on top |
 //! | [`build_cache`] | [`BuildCache`]: small records that the builder finds again by key |
+//! | [`builds`] | [`Builds`]: what is remembered of builds, with the logs of their steps |
 //! | [`repositories`] | [`Repositories`]: what `slipway serve` knows beside the blobs |
 //! | [`collect`] | throwing away what nothing refers to |
 //! | [`session`] | who is at work in the store, and sweeping up after those who died |
@@ -26,6 +27,7 @@ pub mod layout;
 
 pub mod blobs;
 pub mod build_cache;
+pub mod builds;
 pub mod collect;
 pub mod images;
 pub mod layers;
@@ -41,6 +43,7 @@ mod open;
 
 pub use blobs::{Blob, BlobError, BlobWriter, Blobs};
 pub use build_cache::{BuildCache, BuildCacheError, Keeps, Peeked};
+pub use builds::{BuildId, BuildLimits, BuildWriter, Builds};
 pub use collect::{CollectError, Reclaimed};
 pub use file_error::FileError;
 pub use images::{FindError, Found, Image, ImageError, Images, PublishError, TaggedImage, UntaggedImage};

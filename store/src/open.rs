@@ -10,7 +10,7 @@ use crate::atomic_file;
 use crate::file_error::{During, found};
 use crate::layout::VERSION;
 use crate::session::Home;
-use crate::{Blobs, BuildCache, FileError, Images, Layers, Layout, Repositories, Snapshots};
+use crate::{Blobs, BuildCache, Builds, FileError, Images, Layers, Layout, Repositories, Snapshots};
 
 /// Everything that is kept, below one folder. Clones are the same store.
 #[derive(Clone, Debug)]
@@ -118,6 +118,11 @@ impl Store {
     /// Returns the repositories that `slipway serve` serves.
     pub fn repositories(&self) -> Repositories {
         Repositories { home: self.parts.home.clone() }
+    }
+
+    /// Returns what is remembered of builds.
+    pub fn builds(&self) -> Builds {
+        Builds { home: self.parts.home.clone() }
     }
 
     /// Returns the folder in which each container has one of its own.

@@ -2,23 +2,25 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use builder::{BuildError, BuildEvents, BuildRequest, Built, BuiltImage};
 use layer::Compression;
 use oci::{Descriptor, Digest, Index, Reference};
 use registry::client::TransferEvents;
+use store::builds::{BuildStatus, RecordedImage};
 use store::{BlobError, Image, ImageError, Store};
 
 use super::push::{PushError, PushOptions, push};
 use crate::archive::{self, ArchiveFormat, ArchiveImage, WriteArchiveError};
-use crate::executor::ContainerExecutor;
 use crate::image_source::Images;
 use crate::output::files::{self, FilesError};
 use crate::output::{Output, Sink};
 use crate::publish::{self, ReadyError};
+use crate::recorder::{Recorder, Recording};
 use crate::remote::{Environment, Fetcher};
 use crate::remote_cache::{CacheExportError, CacheOptions, Transfer};
+use crate::shell::KeepingExecutor;
 use crate::{Cancel, Engine};
 
 /// What to build, and where it goes.
@@ -34,6 +36,8 @@ pub struct BuildOptions {
     pub environment: Environment,
     /// What is taken from caches elsewhere, and given to them.
     pub cache: CacheOptions,
+    /// How it is remembered; not at all when `None`.
+    pub recording: Option<Recording>,
 }
 
 /// Hears of everything that a build does: its steps, and what it pulls and pushes.
@@ -102,7 +106,40 @@ pub async fn build(
     if let Some(tag) = options.tags.iter().find(|tag| tag.digest().is_some()) {
         return Err(BuildOpError::Digest { tag: tag.clone() });
     }
-    let BuildOptions { mut request, tags, outputs, environment, cache } = options;
+    let recorder =
+        Recorder::begin(engine.store(), options.recording.as_ref(), &options.request, &options.tags, view.clone());
+    let recorder = Arc::new(recorder);
+    // Beside the build there is time to forget what is old. What cannot be removed now is tried again by the next build.
+    let (limits, builds) = (options.recording.as_ref().map(|recording| recording.limits), engine.store().builds());
+    let forgetting = limits.map(|limits| std::thread::spawn(move || builds.prune(limits)));
+    let result = build_recorded(engine, options, view, &recorder, cancel).await;
+    let (status, error, images) = match &result {
+        Ok(result) => (BuildStatus::Completed, None, result.images.iter().map(remembered).collect()),
+        Err(BuildOpError::Build(BuildError::Cancelled)) => (BuildStatus::Canceled, None, Vec::new()),
+        Err(error) => (BuildStatus::Error, Some(error.to_string()), Vec::new()),
+    };
+    recorder.finish(status, error, images);
+    // It holds the store, whose end takes away what this process has left unfinished.
+    let _: Option<std::thread::Result<_>> = forgetting.map(std::thread::JoinHandle::join);
+    result
+}
+
+fn remembered(image: &BuiltImage) -> RecordedImage {
+    RecordedImage {
+        platform: image.platform.to_string(),
+        digest: image.descriptor.digest.clone(),
+        id: image.config_digest.clone(),
+    }
+}
+
+async fn build_recorded(
+    engine: &Engine,
+    options: BuildOptions,
+    view: Arc<dyn BuildView>,
+    recorder: &Arc<Recorder>,
+    cancel: &Cancel,
+) -> Result<BuildResult, BuildOpError> {
+    let BuildOptions { mut request, tags, outputs, environment, cache, recording } = options;
     let now = request.now;
     let transfer = Transfer::prepare(engine, cache, &mut request, &view, cancel);
     // Beside the build there is time to clean up after those that were killed.
@@ -110,6 +147,7 @@ pub async fn build(
     let built = {
         let (engine, cancel) = (engine.clone(), cancel.clone());
         let (view, runtime) = (view.clone(), tokio::runtime::Handle::current());
+        let recorder = recorder.clone();
         store::blocking::run(move || {
             let remote = Fetcher {
                 engine: &engine,
@@ -120,7 +158,10 @@ pub async fn build(
                 own: false,
             };
             let images = Images { engine: &engine, runtime, events: &*view, now, cancel: &cancel };
-            builder::build(&request, engine.store(), &ContainerExecutor, &images, &remote, &*view, &cancel)
+            let shell = recording.as_ref().and_then(|recording| recording.shell_on_error.as_deref());
+            let executor =
+                KeepingExecutor { store: engine.store(), recorder: &recorder, shell, opened: Mutex::new(false) };
+            builder::build(&request, engine.store(), &executor, &images, &remote, &*recorder, &cancel)
         })
         .await?
     };

@@ -1,6 +1,7 @@
 //! One file per command: the options it takes, the result it gives, and one async function.
 
 pub mod build;
+pub mod debug;
 pub mod history;
 pub mod images;
 pub mod import;

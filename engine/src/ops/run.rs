@@ -22,7 +22,7 @@ use crate::machine::{self, MachineError, NetworkChoice};
 use crate::output::files::{self, FilesError};
 use crate::{Cancel, Engine};
 
-mod describe;
+pub(crate) mod describe;
 
 use describe::describe;
 
@@ -479,7 +479,10 @@ fn tell(told: &mpsc::UnboundedSender<Told>, what: Told) {
 }
 
 /// Starts to copy the streams, and returns the threads to wait for: those that end when the container does.
-fn pump(container: &mut Container, streams: RunStreams) -> Result<Vec<std::thread::JoinHandle<()>>, RunError> {
+pub(crate) fn pump(
+    container: &mut Container,
+    streams: RunStreams,
+) -> Result<Vec<std::thread::JoinHandle<()>>, RunError> {
     if let Some(terminal) = container.terminal() {
         let clone = || terminal.try_clone().map_err(RunError::Handle);
         let (input, output) = (clone()?, clone()?);

@@ -102,7 +102,7 @@ fn environment(config: &oci::ContainerConfig, options: &RunOptions, hostname: &s
     all
 }
 
-fn find_user(tree: &layer::Tree, text: &str) -> Result<oci::users::ProcessUser, RunError> {
+pub(crate) fn find_user(tree: &layer::Tree, text: &str) -> Result<oci::users::ProcessUser, RunError> {
     const MAX: u64 = 10 << 20;
     let read = |path: &str| -> Result<String, RunError> {
         let bytes = tree.read_small(path, MAX).map_err(FilesError::Tree)?.unwrap_or_default();
