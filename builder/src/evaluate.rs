@@ -463,14 +463,15 @@ fn expand_pairs(
     pairs.iter().map(|pair| Ok((word(&pair.key)?, word(&pair.value)?))).collect()
 }
 
-/// Refuses a heredoc whose name cannot be that of a file made where it is wanted: one with a `/` would lead elsewhere,
-/// even out of the build.
-fn check_file_name(name: &str) -> std::result::Result<(), Fault> {
-    if name.contains(['/', '\0']) || [".", ".."].contains(&name) {
+/// Returns the name of the file that a heredoc makes, which lies in a folder of its own: `<</a` and `<<../a` are called
+/// `a`. One that would lie in a folder below that, or leads elsewhere, is refused.
+fn file_name(name: &str) -> std::result::Result<String, Fault> {
+    let cleaned = absolute(name).split_off(1);
+    if cleaned.is_empty() || cleaned.contains(['/', '\0']) {
         let fault = Fault::new(format!("the heredoc `<<{name}` makes a file of its name, and that is no file name"));
         return Err(fault.hint("name it with a plain word, such as `<<EOF`"));
     }
-    Ok(())
+    Ok(cleaned)
 }
 
 fn absolute(path: &str) -> String {

@@ -1,6 +1,6 @@
 //! `RUN`: the command that its form and heredocs mean, and its mounts.
 
-use super::{Evaluator, PROXY_ARGS, Result, StageWalk, absolute, check_file_name};
+use super::{Evaluator, PROXY_ARGS, Result, StageWalk, absolute, file_name};
 use crate::dockerfile::{
     CommandLine, Escape, Mount, MountKind, RunCommand, RunNetwork, RunSecurity, Sharing, Statement, expand,
 };
@@ -34,10 +34,11 @@ impl Evaluator<'_> {
                     && !text.trim().contains(char::is_whitespace);
                 let body = String::from_utf8_lossy(&heredoc.chomped()).into_owned();
                 if alone && body.starts_with("#!") && walk.state.platform.os != "windows" {
-                    self.at(statement, check_file_name(&heredoc.name))?;
-                    let source = MountSource::Script { name: heredoc.name.clone(), content: heredoc.chomped() };
+                    let name = self.at(statement, file_name(&heredoc.name))?;
+                    let command = walk.state.in_shell(&format!("/dev/pipes/{name}"));
+                    let source = MountSource::Script { name, content: heredoc.chomped() };
                     mounts.push(MountOperation { target: "/dev/pipes/".into(), source });
-                    walk.state.in_shell(&format!("/dev/pipes/{}", heredoc.name))
+                    command
                 } else if alone {
                     walk.state.in_shell(&body)
                 } else {

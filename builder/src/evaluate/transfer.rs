@@ -2,7 +2,7 @@
 
 use oci::Digest;
 
-use super::{Evaluator, Result, StageWalk, absolute, check_file_name};
+use super::{Evaluator, Result, StageWalk, absolute, file_name};
 use crate::dockerfile::{AddFiles, CopyFiles, Escape, Statement, Transfer, expand};
 use crate::fault::Fault;
 use crate::files::copy::Selection;
@@ -44,8 +44,7 @@ impl Evaluator<'_> {
             unpack: false,
         };
         let sources = transfer.sources.iter().map(selected).collect();
-        self.transfer(walk, transfer, sources, said, statement);
-        Ok(())
+        self.transfer(walk, transfer, sources, said, statement)
     }
 
     pub(super) fn add(
@@ -107,8 +106,7 @@ impl Evaluator<'_> {
                 }
             });
         }
-        self.transfer(walk, transfer, sources, "ADD".into(), statement);
-        Ok(())
+        self.transfer(walk, transfer, sources, "ADD".into(), statement)
     }
 
     fn fetch(&mut self, walk: &StageWalk, operation: FetchOperation, shown: &str, statement: &Statement) -> StepIndex {
@@ -123,7 +121,7 @@ impl Evaluator<'_> {
         mut sources: Vec<CopySource>,
         mut said: String,
         statement: &Statement,
-    ) {
+    ) -> Result<()> {
         for (flag, value) in [("chown", &transfer.chown), ("chmod", &transfer.chmod)] {
             if let Some(value) = value {
                 said.push_str(&format!(" --{flag}={value}"));
@@ -134,12 +132,15 @@ impl Evaluator<'_> {
         }
         for file in transfer.inline_files {
             said.push_str(&format!(" <<{}", file.name));
-            sources.push(CopySource::Inline { name: file.name, content: file.content });
+            let name = self.at(statement, file_name(&file.name))?;
+            sources.push(CopySource::Inline { name, content: file.content });
         }
         said.push_str(&format!(" {} # buildkit", transfer.destination));
         let base = walk.state.top;
+        // BuildKit copies in place where there is --chmod.
+        let is_link = transfer.link && transfer.chmod.is_none();
         let operation = CopyOperation {
-            base: if transfer.link { None } else { base },
+            base: if is_link { None } else { base },
             sources,
             destination: destination(&transfer.destination, &walk.state.working_dir()),
             chown: transfer.chown,
@@ -147,16 +148,16 @@ impl Evaluator<'_> {
         };
         let name = self.step_name(walk, &without_credentials(&statement.text));
         let mut step = self.push(walk, StepKind::Copy(operation), name.clone(), statement);
-        if transfer.link {
+        if is_link {
             step = self.push(walk, StepKind::Merge { base, top: step }, format!("{name} (link)"), statement);
         }
         walk.state.note_step(said, step);
+        Ok(())
     }
 }
 
 fn expand_transfer(transfer: &Transfer, env: &Env, escape: Escape) -> std::result::Result<Transfer, Fault> {
     let word = |text: &String| expand::word(text, env, escape);
-    transfer.inline_files.iter().try_for_each(|file| check_file_name(&file.name))?;
     let mut expanded = transfer.clone();
     expanded.sources = transfer.sources.iter().map(word).collect::<std::result::Result<_, _>>()?;
     expanded.exclude = transfer.exclude.iter().map(word).collect::<Result<_, _>>()?;

@@ -68,8 +68,9 @@ pub(crate) fn collect(source: &SourceTree, selection: &Selection) -> Result<Vec<
         required: include.filter(|pattern| !glob::has_wildcard(pattern.as_bytes())).cloned(),
     };
     let wildcard = names(&selection.path).any(glob::has_wildcard) && selection.include.is_none() && !selection.literal;
-    // Where wildcards or patterns choose, BuildKit follows every link among the chosen to hash it.
-    let strict = wildcard || filter.include.is_some() || filter.exclude.is_some();
+    // Where patterns choose right below the root, BuildKit follows the links among the chosen to hash them; those deeper
+    // down it takes as they are.
+    let strict = selection.path.is_empty() && (filter.include.is_some() || filter.exclude.is_some());
     let mut collected = Vec::new();
     if !wildcard {
         let name = split_path(&selection.path).1.to_vec();
@@ -149,7 +150,8 @@ fn collect_one(
         return Err(fault.hint("--parents follows no symbolic link on the way to what it copies"));
     }
     if strict {
-        for item in items.iter().filter(|item| item.node.kind == NodeKind::Symlink) {
+        let is_link = |item: &&Item| item.node.kind == NodeKind::Symlink && !item.path.contains(&b'/');
+        for item in items.iter().filter(is_link) {
             if source.lookup(&source.resolve(&item.node.path, true)?)?.is_none() {
                 return Err(not_found(source, &item.node.path)?);
             }

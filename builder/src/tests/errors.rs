@@ -62,7 +62,7 @@ fn a_missing_source_is_named() {
 fn a_link_that_leads_nowhere_is_named() {
     let world = World::new();
     world.lay("d/link", "-> gone");
-    for source in ["d/link", "d*"] {
+    for source in ["d/link", "d/l*"] {
         let error = world.refuse(&format!("FROM scratch\nCOPY {source} /x"));
         assert!(error.contains("\"/d/link\": not found"), "{error}");
         assert!(error.contains("hint: it is a symbolic link to `gone`, which is not there"), "{error}");
@@ -185,8 +185,8 @@ fn r2_c21_a_heredoc_whose_name_leads_elsewhere_makes_no_file() {
     let absolute = outside.display();
     for dockerfile in [
         format!("FROM base\nRUN <<{absolute}\n#!/bin/sh\nx\n{absolute}\n"),
-        "FROM base\nRUN <<../../../x\n#!/bin/sh\nx\n../../../x\n".into(),
-        "FROM base\nCOPY <<../../x /d/\nx\n../../x\n".into(),
+        "FROM base\nRUN <<../a/x\n#!/bin/sh\nx\n../a/x\n".into(),
+        "FROM base\nCOPY <<../../a/x /d/\nx\n../../a/x\n".into(),
         "FROM base\nADD <<.. /d/\nx\n..\n".into(),
     ] {
         assert!(world.refuse(&dockerfile).contains("that is no file name"), "{dockerfile}");

@@ -213,6 +213,54 @@ fn c21_heredocs_are_files_with_variables() {
 }
 
 #[test]
+fn c21_a_heredoc_with_an_absolute_name_is_a_file_of_its_last_part() {
+    let world = World::new();
+    let image = world.build("FROM scratch\nCOPY <</one <<../../two /h/\n1\n/one\n2\n../../two\n");
+    insta::assert_snapshot!(image.files(), @r"
+    755 0:0 h/
+    644 0:0 h/one 1
+    644 0:0 h/two 2
+    ");
+    assert_eq!(image.history(), ["COPY <</one <<../../two /h/ # buildkit"]);
+}
+
+#[test]
+fn c14_a_dangling_link_is_refused_where_buildkit_follows_it_and_else_copied() {
+    let world = World::new();
+    world.lay("dir/x", "x").lay("dir/broken", "-> nowhere").lay("top", "-> dir/x");
+    for (copy, expected) in [
+        // Below what was found or chosen, links are as they are.
+        ("COPY d* /d/", "d/broken -> nowhere"),
+        ("COPY --exclude=x dir /d/", "d/broken -> nowhere"),
+        ("COPY --exclude=dir/x . /d/", "d/dir/broken -> nowhere"),
+        ("COPY --parents dir/broken /d/", "d/dir/broken -> nowhere"),
+        ("COPY dir /d/", "d/broken -> nowhere"),
+    ] {
+        let files = world.build(&format!("FROM scratch\n{copy}\n")).files();
+        assert!(files.contains(expected), "{copy}: {files}");
+    }
+    assert!(world.refuse("FROM scratch\nCOPY dir/b* /d/\n").contains("\"/dir/broken\": not found"));
+    world.lay("broken", "-> nowhere");
+    for copy in ["COPY * /d/", "COPY b* /d/", "COPY --exclude=x . /d/", "COPY --parents broken /d/"] {
+        assert!(world.refuse(&format!("FROM scratch\n{copy}\n")).contains("\"/broken\": not found"), "{copy}");
+    }
+    let files = world.build("FROM scratch\nCOPY --exclude=broken . /d/\nCOPY . /e/\n").files();
+    assert!(files.contains("e/broken -> nowhere") && !files.contains("d/broken"), "{files}");
+}
+
+#[test]
+fn c17_link_with_chmod_copies_in_place() {
+    let world = World::new();
+    world.lay("f", "f");
+    let dockerfile = "FROM scratch\nCOPY <<x /real/\nx\nCOPY link /\nCOPY --link FLAGS f /to/f\n";
+    world.lay("link/to", "-> real");
+    let plain = world.build(&dockerfile.replace("FLAGS ", "")).files();
+    assert!(plain.contains("to/\n644 0:0 to/f f"), "{plain}");
+    let in_place = world.build(&dockerfile.replace("FLAGS", "--chmod=600")).files();
+    assert!(in_place.contains("real/f") && in_place.contains("to -> real"), "{in_place}");
+}
+
+#[test]
 fn c23_archives_are_unpacked_by_add_alone() {
     let world = World::new();
     let mut tar = layer::tar::Writer::new(Vec::new());
