@@ -145,6 +145,11 @@ pub enum PlannedMountKind {
         /// Its ID.
         id: String,
     },
+    /// A socket of an SSH agent.
+    Ssh {
+        /// The agent's ID.
+        id: String,
+    },
     /// A script written in the Dockerfile.
     Script,
 }

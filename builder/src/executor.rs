@@ -121,6 +121,17 @@ pub enum MountKind {
         /// Its group.
         gid: u32,
     },
+    /// A socket that leads to an SSH agent as long as the process lives.
+    Agent {
+        /// The socket of the agent.
+        socket: PathBuf,
+        /// The permission bits of the one that the process sees.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
 }
 
 impl std::fmt::Debug for MountKind {
@@ -135,6 +146,13 @@ impl std::fmt::Debug for MountKind {
             Self::Secret { mode, uid, gid, .. } => {
                 f.debug_struct("Secret").field("mode", mode).field("uid", uid).field("gid", gid).finish_non_exhaustive()
             }
+            Self::Agent { socket, mode, uid, gid } => f
+                .debug_struct("Agent")
+                .field("socket", socket)
+                .field("mode", mode)
+                .field("uid", uid)
+                .field("gid", gid)
+                .finish(),
         }
     }
 }

@@ -216,11 +216,13 @@ pub(crate) enum MountSource {
     Tmpfs { size: Option<u64> },
     /// A secret.
     Secret { id: String, file: Option<SecretFile>, env: Option<String>, required: bool },
+    /// A socket of an SSH agent.
+    Ssh { id: String, socket: SecretFile, required: bool },
     /// An executable file written in the Dockerfile.
     Script { name: String, content: Vec<u8> },
 }
 
-/// How a secret looks as a file.
+/// How a secret looks as a file, and an agent as a socket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SecretFile {
     pub(crate) mode: u32,
@@ -272,6 +274,7 @@ impl StepKind {
                 }
                 MountSource::Tmpfs { size } => PlannedMountKind::Tmpfs { size: *size },
                 MountSource::Secret { id, .. } => PlannedMountKind::Secret { id: id.clone() },
+                MountSource::Ssh { id, .. } => PlannedMountKind::Ssh { id: id.clone() },
                 MountSource::Script { .. } => PlannedMountKind::Script,
             };
             PlannedMount { target: mount.target.clone(), kind }
@@ -291,7 +294,10 @@ impl StepKind {
                 let mounts = exec.mounts.iter().filter_map(|mount| match &mount.source {
                     MountSource::Bind { origin: from, .. } => origin(from),
                     MountSource::Cache { seed, .. } => *seed,
-                    MountSource::Tmpfs { .. } | MountSource::Secret { .. } | MountSource::Script { .. } => None,
+                    MountSource::Tmpfs { .. }
+                    | MountSource::Secret { .. }
+                    | MountSource::Ssh { .. }
+                    | MountSource::Script { .. } => None,
                 });
                 exec.base.into_iter().chain(mounts).collect()
             }

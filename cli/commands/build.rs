@@ -15,6 +15,7 @@ use engine::contexts::{self, OpenContext};
 use engine::ops::build::{BuildOpError, BuildOptions, BuildResult, build};
 use engine::output::Finish;
 use engine::remote::Environment;
+use engine::ssh::SshSource;
 use engine::{Cancel, Engine};
 
 use crate::args::ProgressMode;
@@ -133,6 +134,9 @@ pub(crate) struct Args {
     /// Offer a secret to RUN --mount=type=secret
     #[arg(long = "secret", value_name = "id=ID[,src=FILE|,env=NAME]")]
     secrets: Vec<String>,
+    /// Offer an SSH agent, or keys, to RUN --mount=type=ssh and ADD of git@… [the agent of SSH_AUTH_SOCK if none is named]
+    #[arg(long = "ssh", value_name = "default|ID[=SOCKET|KEY,…]")]
+    ssh: Vec<String>,
     /// Offer one more named context to FROM and COPY --from
     #[arg(long = "build-context", value_name = "NAME=FOLDER|docker-image://NAME|oci-layout://FOLDER[:TAG]")]
     build_contexts: Vec<String>,
@@ -165,11 +169,12 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     request.explain = args.explain.is_some();
     let explained = args.explain.as_ref().map(|form| (form, Arc::new(Explained::new(view.clone()))));
     let view = explained.as_ref().map_or(view, |(_, explained)| explained.clone());
+    let ssh = args.ssh.iter().map(|text| ssh_source(text).context("--ssh")).collect::<Result<_, _>>()?;
     let environment = Environment::of(std::env::vars_os());
     let typed = args.context.as_deref().unwrap_or_default().to_string_lossy();
     let recording = recorded::recording(&typed, args.shell_on_error.then(|| view.clone()))?;
     let record = recording.as_ref().map(|recording| recording.id.clone());
-    let options = BuildOptions { request, tags: args.tags.clone(), outputs, environment, cache, recording };
+    let options = BuildOptions { request, tags: args.tags.clone(), outputs, ssh, environment, cache, recording };
     let built = session.wait(Threads::Many, build(&engine, options, Arc::new(Shared(view.clone())), session.cancel()));
     view.finish();
     if let Some((form, explained)) = &explained {
@@ -320,6 +325,14 @@ fn not_yet(spec: &ContextSpec) -> anyhow::Error {
         ContextSpec::Image(_) | ContextSpec::Scratch => "an image",
     };
     anyhow::anyhow!("{kind} as this context is not supported yet")
+}
+
+/// Reads `ID[=SOCKET|KEY,…]`.
+fn ssh_source(text: &str) -> anyhow::Result<SshSource> {
+    let (id, paths) = text.split_once('=').unwrap_or((text, ""));
+    anyhow::ensure!(!id.is_empty(), "`{text}` has no ID before the `=`");
+    let paths = paths.split(',').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
+    Ok(SshSource { id: id.to_owned(), paths })
 }
 
 /// Reads `id=ID[,src=FILE|,env=NAME]`. Without a source it is the variable called ID, or else the file.

@@ -16,6 +16,7 @@ use crate::ops::run::RunError;
 use crate::ops::save::SaveError;
 use crate::ops::tag::TagError;
 use crate::past::PastError;
+use crate::ssh::SshError;
 
 /// Finds advice for an error or for what caused it; the first that is known wins.
 ///
@@ -46,6 +47,9 @@ fn of_one(error: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(OpenStoreError::File(_)) = error.downcast_ref() {
         return Some("choose another folder for the store with --home or SLIPWAY_HOME".into());
+    }
+    if let Some(error) = error.downcast_ref::<SshError>() {
+        return error.advice().map(str::to_owned);
     }
     let past = error.downcast_ref::<PastError>().or_else(|| match error.downcast_ref()? {
         DebugError::Past(past) => Some(past),

@@ -10,6 +10,7 @@ use oci_spec::runtime::{Mount, MountBuilder, Spec};
 use runtime::{ContainerConfig, Rootfs, SpecOptions, Stdio, Ulimit, UserIds};
 
 use crate::machine::{self, EtcFiles, NetworkChoice};
+use crate::ssh::Forwarded;
 
 /// Runs the steps of builds as containers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +32,8 @@ pub enum StepError {
     Host { address: String, source: std::net::AddrParseError },
     #[error("cannot offer a secret")]
     Secret(#[source] io::Error),
+    #[error("cannot offer the SSH agent `{}`", path.display())]
+    Agent { path: PathBuf, source: io::Error },
     #[error("containers need root for now")]
     NotRoot(#[source] runtime::StartError),
     #[error(transparent)]
@@ -77,7 +80,7 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
 }
 
 fn execute(step: &ExecStep<'_>) -> Result<ExitStatus, StepError> {
-    let mut container = start(step, Stdio::pipes())?;
+    let (mut container, _agents) = start(step, Stdio::pipes())?;
     let controls = container.controls().map_err(StepError::Signal)?;
     let _guard = step.cancel.on_cancel(move || {
         // When it is gone already, it need not be killed.
@@ -92,8 +95,8 @@ fn execute(step: &ExecStep<'_>) -> Result<ExitStatus, StepError> {
     Ok(ExitStatus { code: status.shell_code(), out_of_memory: status.oom_killed })
 }
 
-/// Starts the container of a step.
-pub(crate) fn start(step: &ExecStep<'_>, stdio: Stdio) -> Result<runtime::Container, StepError> {
+/// Starts the container of a step. What comes with it leads to SSH agents, and must live as long as the container.
+pub(crate) fn start(step: &ExecStep<'_>, stdio: Stdio) -> Result<(runtime::Container, Vec<Forwarded>), StepError> {
     let network = machine::prepare_network(match step.network {
         Network::Default => NetworkChoice::Default,
         Network::None => NetworkChoice::None,
@@ -103,9 +106,10 @@ pub(crate) fn start(step: &ExecStep<'_>, stdio: Stdio) -> Result<runtime::Contai
     let beside = step.rootfs.work.parent().unwrap_or(&step.rootfs.work).to_owned();
     // They are there until the container has mounted them: nobody else shall find them.
     let mut secrets = Secrets::default();
+    let mut agents = Vec::new();
     let terminal = matches!(stdio, Stdio::Terminal { .. });
-    let spec = describe_step(step, &network, &beside, terminal, &mut secrets)?;
-    runtime::start(ContainerConfig {
+    let spec = describe_step(step, &network, &beside, terminal, &mut secrets, &mut agents)?;
+    let container = runtime::start(ContainerConfig {
         id: machine::new_id(),
         spec,
         rootfs: Rootfs::Overlay {
@@ -122,7 +126,8 @@ pub(crate) fn start(step: &ExecStep<'_>, stdio: Stdio) -> Result<runtime::Contai
     .map_err(|error| match error.exit_code() {
         125 if !rustix::process::geteuid().is_root() => StepError::NotRoot(error),
         _ => StepError::Start(error),
-    })
+    })?;
+    Ok((container, agents))
 }
 
 /// Gives what the container prints to the step, until all its processes are gone.
@@ -145,6 +150,7 @@ fn describe_step(
     beside: &Path,
     terminal: bool,
     secrets: &mut Secrets,
+    agents: &mut Vec<Forwarded>,
 ) -> Result<Spec, StepError> {
     let mut hosts = Vec::new();
     for host in step.add_hosts {
@@ -186,7 +192,7 @@ fn describe_step(
         }
     }
     for mount in &step.mounts {
-        mounts.push(describe_mount(Path::new(&mount.target), &mount.kind, secrets)?);
+        mounts.push(describe_mount(Path::new(&mount.target), &mount.kind, secrets, agents)?);
     }
     spec.set_mounts(Some(mounts));
     Ok(spec)
@@ -198,7 +204,12 @@ pub(crate) fn ulimit(limit: &builder::Ulimit) -> Ulimit {
     Ulimit { name: limit.name.clone(), soft: value(limit.soft), hard: value(limit.hard) }
 }
 
-fn describe_mount(target: &Path, kind: &MountKind, secrets: &mut Secrets) -> Result<Mount, StepError> {
+fn describe_mount(
+    target: &Path,
+    kind: &MountKind,
+    secrets: &mut Secrets,
+    agents: &mut Vec<Forwarded>,
+) -> Result<Mount, StepError> {
     let mount = |kind: &str, source: &Path, options: Vec<String>| {
         MountBuilder::default().destination(target).typ(kind).source(source).options(options).build()
     };
@@ -229,6 +240,13 @@ fn describe_mount(target: &Path, kind: &MountKind, secrets: &mut Secrets) -> Res
         MountKind::Secret { value, mode, uid, gid } => {
             let path = secrets.add(value, *mode, *uid, *gid).map_err(StepError::Secret)?;
             mount("bind", &path, vec!["bind".into(), "ro".into()])
+        }
+        MountKind::Agent { socket, mode, uid, gid } => {
+            let agent = Forwarded::start(socket, *mode, *uid, *gid)
+                .map_err(|source| StepError::Agent { path: socket.clone(), source })?;
+            let mounted = mount("bind", &agent.path, vec!["bind".into(), "ro".into()]);
+            agents.push(agent);
+            mounted
         }
     };
     Ok(mount?)

@@ -12,6 +12,7 @@
 //! | [`context_spec`] | what a user means by a build context: a folder, a tar, a repository, an image |
 //! | [`contexts`] | opening it, and the Dockerfile |
 //! | [`remote`] | how `ADD` and contexts fetch URLs and git repositories |
+//! | [`ssh`] | agents of `--ssh`, and how a step reaches one |
 //! | [`publish`] | images as registries and archives have them: with compressed layers |
 //! | [`remote_cache`] | a build cache that travels by a registry, a folder or an image |
 //! | [`archive`] | images in one file, as docker and OCI write them |
@@ -45,6 +46,7 @@ pub mod recorder;
 pub mod remote;
 pub mod remote_cache;
 pub mod shell;
+pub mod ssh;
 pub mod timeline;
 
 use std::path::Path;

@@ -187,6 +187,10 @@ fn plan(step: &PlannedStep) -> StepPlan {
                 recorded.id = Some(id.clone());
                 "secret"
             }
+            PlannedMountKind::Ssh { id } => {
+                recorded.id = Some(id.clone());
+                "ssh"
+            }
             PlannedMountKind::Script => "script",
         }
         .into();

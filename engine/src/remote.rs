@@ -67,6 +67,10 @@ impl Environment {
         self.0.iter().filter(move |(name, _)| own || PASSED.iter().any(|known| name == known))
     }
 
+    pub(crate) fn get(&self, name: &str) -> Option<&OsString> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(known, _)| known == name)
     }

@@ -65,7 +65,8 @@ impl Evaluator<'_> {
                 let hint = error.suggestion.map(|word| format!("did you mean `{word}`?"));
                 self.fault(Fault { hint, ..Fault::new(error.message) }, Some(&statement.span))
             })?;
-            let mount = self.mount(walk, mount, statement)?;
+            let agents = mounts.iter().filter(|mount| matches!(mount.source, MountSource::Ssh { .. })).count();
+            let mount = self.mount(walk, mount, agents, statement)?;
             mounts.push(mount);
         }
         let allow = self.context.request.allow;
@@ -123,7 +124,14 @@ impl Evaluator<'_> {
             .collect()
     }
 
-    fn mount(&mut self, walk: &StageWalk, mount: Mount, statement: &Statement) -> Result<MountOperation> {
+    /// Resolves a mount; `agents` are those of SSH before it.
+    fn mount(
+        &mut self,
+        walk: &StageWalk,
+        mount: Mount,
+        agents: usize,
+        statement: &Statement,
+    ) -> Result<MountOperation> {
         let refuse =
             |evaluator: &Self, message: String| Err(evaluator.fault(Fault::new(message), Some(&statement.span)));
         let in_working_dir = |target: &str| {
@@ -150,13 +158,14 @@ impl Evaluator<'_> {
             return Ok(MountOperation { target, source });
         }
         if mount.kind == MountKind::Ssh {
-            if mount.required {
-                return refuse(self, "RUN --mount=type=ssh,required is not supported yet".into());
-            }
-            // Without an agent a mount that is not required is left out.
-            let id = mount.id.unwrap_or_else(|| "default".into());
-            let source = MountSource::Secret { id: format!("ssh:{id}"), file: None, env: None, required: false };
-            return Ok(MountOperation { target: "/run/buildkit/ssh_agent.0".into(), source });
+            let socket = SecretFile {
+                mode: mount.mode.unwrap_or(0o600),
+                uid: mount.uid.unwrap_or(0),
+                gid: mount.gid.unwrap_or(0),
+            };
+            let id = mount.id.filter(|id| !id.is_empty()).unwrap_or_else(|| "default".into());
+            let target = given.map_or_else(|| format!("/run/buildkit/ssh_agent.{agents}"), in_working_dir);
+            return Ok(MountOperation { target, source: MountSource::Ssh { id, socket, required: mount.required } });
         }
         let Some(given) = given else { return refuse(self, "a mount needs a `target`".into()) };
         let target = in_working_dir(given);

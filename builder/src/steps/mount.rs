@@ -70,6 +70,15 @@ pub(crate) fn prepare(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Pr
                 let Some(SecretFile { mode, uid, gid }) = *file else { continue };
                 MountKind::Secret { value, mode, uid, gid }
             }
+            MountSource::Ssh { id, socket: SecretFile { mode, uid, gid }, required } => {
+                let Some(socket) = agent(id, *required, bench)? else { continue };
+                let (mode, uid, gid) = (*mode, *uid, *gid);
+                // The first one is the agent that programs find by themselves.
+                if !prepared.env.iter().chain(&operation.env).any(|(name, _)| name == AUTH_SOCK) {
+                    prepared.env.push((AUTH_SOCK.into(), mount.target.clone()));
+                }
+                MountKind::Agent { socket, mode, uid, gid }
+            }
             MountSource::Script { name, content } => prepared.script(name, content, bench)?,
         };
         prepared.mounts.push(StepMount { target: mount.target.clone(), kind });
@@ -321,6 +330,25 @@ fn create_cache(
     }
     std::fs::set_permissions(&new, PermissionsExt::from_mode(mode)).map_err(fault)?;
     Ok(std::fs::rename(&new, folder).map_err(fault)?)
+}
+
+/// The variable that tells programs where the agent is.
+const AUTH_SOCK: &str = "SSH_AUTH_SOCK";
+
+fn agent(id: &str, required: bool, bench: &Bench<'_>) -> Result<Option<PathBuf>, Fault> {
+    let agents = &bench.workshop.request.agents;
+    match agents.get(id) {
+        Some(socket) => Ok(Some(socket.clone())),
+        None if required => {
+            let known: Vec<&str> = agents.keys().map(String::as_str).collect();
+            let fault = Fault::new(format!("no SSH key \"{id}\" forwarded from the client"));
+            Err(match crate::plan::nearest(id, &known) {
+                Some(meant) => fault.hint(format!("did you mean `{meant}`?")),
+                None => fault.hint(format!("offer an agent or a key with `--ssh {id}` or `--ssh {id}=SOCKET|KEY`")),
+            })
+        }
+        None => Ok(None),
+    }
 }
 
 fn secret(id: &str, required: bool, bench: &Bench<'_>) -> Result<Option<Vec<u8>>, Fault> {

@@ -184,6 +184,11 @@ fn write(
                 key.flag("cache", *read_only);
             }
             MountSource::Tmpfs { size } => key.option("tmpfs", size.map(|size| size.to_string()).as_deref()),
+            MountSource::Ssh { id, socket, required } => {
+                key.text("ssh", id);
+                key.text("socket", &format!("{socket:?}"));
+                key.flag("required", *required);
+            }
             MountSource::Secret { id, file, env, required } => {
                 key.text("secret", id);
                 key.text("file", &format!("{file:?}"));

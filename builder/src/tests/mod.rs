@@ -450,6 +450,7 @@ fn mounted(step: &ExecStep<'_>, target: &str) -> String {
         MountKind::Merged { lower } => lower.clone(),
         MountKind::Overlay(overlay) => overlay.lower.clone(),
         MountKind::Tmpfs { .. } => return "tmpfs\n".into(),
+        MountKind::Agent { socket, mode, uid, gid } => return format!("{mode:o} {uid}:{gid} {}\n", socket.display()),
         MountKind::Secret { value, mode, .. } => return format!("{mode:o} {}\n", String::from_utf8_lossy(value)),
     };
     let tree = Tree::of_layers(folders).expect("opened");

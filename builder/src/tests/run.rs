@@ -88,6 +88,37 @@ fn r6_secrets_are_files_or_variables_and_change_no_key() {
 }
 
 #[test]
+fn r7_an_agent_is_a_socket_that_programs_find() {
+    let world = World::new();
+    let mut request = world.request(
+        "FROM base\nWORKDIR /w\nRUN --mount=type=ssh list /run/buildkit/ssh_agent.0\n\
+         RUN --mount=type=ssh,id=b,target=sock,mode=0660,uid=5,gid=6 --mount=type=ssh list /w/sock\n\
+         ENV SSH_AUTH_SOCK=/mine\nRUN --mount=type=ssh --mount=type=ssh,id=none x",
+    );
+    request.agents = [("default".into(), "/agents/a".into()), ("b".into(), "/agents/b".into())].into();
+    let image = world.build_request(&request);
+    assert_eq!(image.seen.output(), "600 0:0 /agents/a\n660 5:6 /agents/b\n");
+    let ran = world.executor.ran();
+    let sock = |at: usize| ran[at].env.iter().find(|(name, _)| name == "SSH_AUTH_SOCK").map(|(_, path)| path.as_str());
+    assert_eq!((sock(0), sock(1), sock(2)), (Some("/run/buildkit/ssh_agent.0"), Some("/w/sock"), Some("/mine")));
+    assert_eq!(ran[1].mounts.iter().filter(|mount| mount.target == "/run/buildkit/ssh_agent.1").count(), 1);
+    assert_eq!(ran[2].mounts.len(), 1);
+    // Which agent it is changes nothing.
+    request.agents = [("default".into(), "/agents/c".into()), ("b".into(), "/agents/d".into())].into();
+    assert!(world.build_request(&request).seen.all_cached());
+}
+
+#[test]
+fn r7_an_agent_that_is_required_must_be_there() {
+    let world = World::new();
+    let error = world.refuse("FROM base\nRUN --mount=type=ssh,required x");
+    assert!(error.contains("no SSH key \"default\" forwarded from the client"), "{error}");
+    assert!(error.contains("--ssh default") && error.contains("Dockerfile:2"), "{error}");
+    world.build("FROM base\nRUN --mount=type=ssh x");
+    assert!(world.executor.ran().iter().all(|ran| ran.mounts.is_empty()));
+}
+
+#[test]
 fn r13_stubs_leave_no_trace() {
     let world = World::new();
     let image = world.build("FROM base\nRUN --mount=type=tmpfs,target=/etc/deep/er x");

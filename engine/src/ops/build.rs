@@ -21,6 +21,7 @@ use crate::recorder::{Recorder, Recording};
 use crate::remote::{Environment, Fetcher};
 use crate::remote_cache::{CacheExportError, CacheOptions, Transfer};
 use crate::shell::KeepingExecutor;
+use crate::ssh::{Agents, SshError, SshSource};
 use crate::{Cancel, Engine};
 
 /// What to build, and where it goes.
@@ -32,6 +33,8 @@ pub struct BuildOptions {
     pub tags: Vec<Reference>,
     /// Where the result goes; into the store when there is none.
     pub outputs: Vec<Output>,
+    /// The SSH agents and keys that the build may use.
+    pub ssh: Vec<SshSource>,
     /// What programs that fetch may see of the environment.
     pub environment: Environment,
     /// What is taken from caches elsewhere, and given to them.
@@ -70,6 +73,8 @@ pub enum BuildOpError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Blob(#[from] BlobError),
+    #[error(transparent)]
+    Ssh(#[from] SshError),
     #[error("cannot make the image ready to leave")]
     Ready(#[from] ReadyError),
     #[error("cannot write the index of the images")]
@@ -139,7 +144,7 @@ async fn build_recorded(
     recorder: &Arc<Recorder>,
     cancel: &Cancel,
 ) -> Result<BuildResult, BuildOpError> {
-    let BuildOptions { mut request, tags, outputs, environment, cache, recording } = options;
+    let BuildOptions { mut request, tags, outputs, ssh, environment, cache, recording } = options;
     let now = request.now;
     let transfer = Transfer::prepare(engine, cache, &mut request, &view, cancel);
     // Beside the build there is time to clean up after those that were killed.
@@ -149,6 +154,8 @@ async fn build_recorded(
         let (view, runtime) = (view.clone(), tokio::runtime::Handle::current());
         let recorder = recorder.clone();
         store::blocking::run(move || {
+            let agents = Agents::open(&ssh, &environment)?;
+            let request = BuildRequest { agents: agents.sockets.clone(), ..request };
             let remote = Fetcher {
                 engine: &engine,
                 runtime: runtime.clone(),
@@ -162,6 +169,7 @@ async fn build_recorded(
             let executor =
                 KeepingExecutor { store: engine.store(), recorder: &recorder, shell, opened: Mutex::new(false) };
             builder::build(&request, engine.store(), &executor, &images, &remote, &*recorder, &cancel)
+                .map_err(BuildOpError::from)
         })
         .await?
     };

@@ -211,6 +211,7 @@ fn mount(store: &Store, mount: &RecordedMount, options: &DebugOptions) -> Result
             }
             None => Mounted::No(format!("it is the secret `{id}`, which is not kept; give it with --secret id={id},…")),
         },
+        "ssh" => Mounted::No(format!("it was the SSH agent `{id}`, which is not kept")),
         "script" => Mounted::No("it was a script of the Dockerfile".into()),
         _ => Mounted::No("it was files of the context or of another stage".into()),
     })
