@@ -11,8 +11,12 @@ use crate::FileError;
 use crate::file_error::{During, found};
 use crate::session::Home;
 
+mod marks;
+mod patch;
 mod writer;
 
+pub use marks::Marks;
+pub use patch::PatchWriter;
 pub use writer::BlobWriter;
 
 /// Why a blob could not be read or stored.
@@ -68,14 +72,30 @@ impl Blobs {
         }
     }
 
-    /// Opens a blob. The bytes are not verified here.
+    /// Opens a blob. The bytes are not verified here; one that is kept as a patch becomes a file first.
     pub fn open(&self, digest: &Digest) -> Result<Blob, BlobError> {
         let path = self.path(digest);
-        let Some(file) = found(File::open(&path)).during("open", &path)? else {
-            return Err(BlobError::NotFound { digest: digest.clone() });
+        let open = || found(File::open(&path)).during("open", &path);
+        let file = match open()? {
+            Some(file) => Some(file),
+            None if self.assemble(digest)? => open()?,
+            None => None,
         };
+        let file = file.ok_or_else(|| BlobError::NotFound { digest: digest.clone() })?;
         let size = file.metadata().during("read", &path)?.len();
         Ok(Blob { file, size })
+    }
+
+    /// Opens a blob for reading it once from start to end, and returns its size. The bytes are not verified here.
+    pub fn stream(&self, digest: &Digest) -> Result<(Box<dyn Read + Send>, u64), BlobError> {
+        let path = self.path(digest);
+        if found(fs::metadata(&path)).during("read", &path)?.is_none()
+            && let Some((reader, size)) = self.patched(digest)?
+        {
+            return Ok((Box::new(reader), size));
+        }
+        let Blob { file, size } = self.open(digest)?;
+        Ok((Box::new(file), size))
     }
 
     /// Returns a blob's bytes, verified against the digest. Refuses more than `max`.
@@ -125,10 +145,11 @@ impl Blobs {
     /// Returns how long a blob is, or `None` when it is not here.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
         let path = self.path(digest);
-        Ok(found(fs::metadata(&path)).during("read", &path)?.filter(Metadata::is_file).map(|metadata| metadata.len()))
+        let there = found(fs::metadata(&path)).during("read", &path)?.filter(Metadata::is_file);
+        there.map_or_else(|| Ok(self.patched_size(digest)?), |there| Ok(Some(there.len())))
     }
 
-    /// Returns the file of a blob that is here, for `sendfile` and the like. Never write to it.
+    /// Returns the file of a blob that was opened, for messages. Never write to it.
     pub fn path(&self, digest: &Digest) -> PathBuf {
         self.home.layout().blob(digest)
     }
@@ -136,24 +157,27 @@ impl Blobs {
     /// Returns the digests of all blobs, sorted.
     pub fn list(&self) -> Result<Vec<Digest>, BlobError> {
         let mut digests = Vec::new();
-        let root = self.home.layout().blobs();
-        for algorithm in names(&root)? {
-            for prefix in names(&root.join(&algorithm))? {
-                for hex in names(&root.join(&algorithm).join(&prefix))? {
-                    // What is not a digest in its right folder was not put there by us.
-                    let digest = format!("{algorithm}:{hex}").parse::<Digest>();
-                    digests.extend(digest.ok().filter(|digest| digest.hex().starts_with(&prefix)));
+        for root in [self.home.layout().patches(), self.home.layout().blobs()] {
+            for algorithm in names(&root)? {
+                for prefix in names(&root.join(&algorithm))? {
+                    for hex in names(&root.join(&algorithm).join(&prefix))? {
+                        // What is not a digest in its right folder was not put there by us.
+                        let digest = format!("{algorithm}:{hex}").parse::<Digest>();
+                        digests.extend(digest.ok().filter(|digest| digest.hex().starts_with(&prefix)));
+                    }
                 }
             }
         }
         digests.sort_unstable();
+        digests.dedup();
         Ok(digests)
     }
 
     /// Removes a blob, and tells whether it was there. The caller has made sure that nothing names it.
     pub fn remove(&self, digest: &Digest) -> Result<bool, BlobError> {
         let path = self.path(digest);
-        Ok(found(fs::remove_file(&path)).during("remove", &path)?.is_some())
+        let patch = self.remove_patch(digest)?;
+        Ok(found(fs::remove_file(&path)).during("remove", &path)?.is_some() || patch)
     }
 }
 

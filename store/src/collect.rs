@@ -94,6 +94,9 @@ impl Store {
                 used.blobs.insert(form.digest);
             }
         }
+        for digest in used.blobs.clone() {
+            used.blobs.extend(self.blobs().base(&digest)?);
+        }
         Ok(used)
     }
 
@@ -174,6 +177,7 @@ impl Store {
                 reclaimed.bytes += size;
             }
         }
+        self.outlines().keep_only(&|base| used.blobs.contains(base))?;
         for name in names(&layout.partials())? {
             // Nobody else is here who could be at it.
             let path = layout.partials().join(name);

@@ -99,7 +99,7 @@ impl Layers {
     /// Makes a form of a layer from a blob that is another.
     fn convert(&self, diff_id: &DiffId, source: &Digest, compression: Compression) -> Result<Descriptor, LayerError> {
         let broken = |error| LayerError::Decompress { blob: source.clone(), source: error };
-        let (_, plain) = layer::compress::decoder(self.blobs.open(source)?.file).map_err(broken)?;
+        let (_, plain) = layer::compress::decoder(self.blobs.stream(source)?.0).map_err(broken)?;
         let mut plain = HashingReader::with_algorithm(plain, diff_id.0.algorithm());
         let sink = self.blobs.begin()?;
         let home = self.home.layout().home();

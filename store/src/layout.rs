@@ -20,6 +20,7 @@
 //! │       └── tN                    something being thrown away
 //! ├── partial/ALGORITHM-HEX         a download that another process may carry on, locked while in use
 //! ├── blobs/ALGORITHM/HH/HEX        bytes by their digest, HH being the first two of HEX
+//! ├── patches/ALGORITHM/HH/HEX      blobs that are kept as what they do not share with another
 //! ├── images/REGISTRY/REPOSITORY/   `/` of the repository written as `!`
 //! │   ├── TAG.json                  what the tag names, and since when
 //! │   └── @ALGORITHM:HEX.json       an image that was asked for by digest
@@ -34,6 +35,7 @@
 //! ├── cache-pruned                  the keys of records that were pruned lately, for `build --explain`
 //! ├── builds/ID/                    what is remembered of a build, and all its logs (see `builds`)
 //! ├── context-digests/HEX           digests of a build context's files, by the context's folder
+//! ├── outlines/HEX                  where files lie in the layer of the last COPY of a kind, by the kind's key
 //! ├── cache-mounts/ID/              contents of `RUN --mount=type=cache`
 //! ├── containers/ID/                containers; `keeps.json` names the layers that each stands on
 //! └── repositories/                 what `slipway serve` knows about repositories (see `repositories`)
@@ -105,6 +107,16 @@ impl Layout {
     /// Returns the file of a blob.
     pub fn blob(&self, digest: &Digest) -> PathBuf {
         fanned(self.blobs(), digest).join(digest.hex())
+    }
+
+    /// Returns the folder of all patches.
+    pub fn patches(&self) -> PathBuf {
+        self.home.join("patches")
+    }
+
+    /// Returns the file of a blob that is kept as a patch.
+    pub fn patch(&self, digest: &Digest) -> PathBuf {
+        fanned(self.patches(), digest).join(digest.hex())
     }
 
     /// Returns the folder of all references.
@@ -219,6 +231,16 @@ impl Layout {
     /// Returns the folder of a failed step's files.
     pub fn build_kept(&self, id: &BuildId, step: usize) -> PathBuf {
         self.build(id).join("kept").join(step.to_string())
+    }
+
+    /// Returns the folder of outlines.
+    pub fn outlines(&self) -> PathBuf {
+        self.home.join("outlines")
+    }
+
+    /// Returns the file that tells where the files of a layer lie; `key` is that of a kind of COPY.
+    pub fn outline(&self, key: &Digest) -> PathBuf {
+        self.outlines().join(key.hex())
     }
 
     /// Returns the folder of cache mounts' contents.

@@ -9,6 +9,7 @@
 //! | [`snapshots`] | [`Snapshots`]: layers unpacked to folders that overlayfs stacks, and writable ones on top |
 //! | [`build_cache`] | [`BuildCache`]: small records that the builder finds again by key |
 //! | [`builds`] | [`Builds`]: what is remembered of builds, with the logs of their steps |
+//! | [`outlines`] | [`Outlines`]: where files lie in the layers of `COPY`, so that the next takes them from there |
 //! | [`repositories`] | [`Repositories`]: what `slipway serve` knows beside the blobs |
 //! | [`collect`] | throwing away what nothing refers to |
 //! | [`session`] | who is at work in the store, and sweeping up after those who died |
@@ -31,6 +32,7 @@ pub mod builds;
 pub mod collect;
 pub mod images;
 pub mod layers;
+pub mod outlines;
 pub mod repositories;
 pub mod session;
 pub mod snapshots;
@@ -41,7 +43,7 @@ pub mod file_error;
 
 mod open;
 
-pub use blobs::{Blob, BlobError, BlobWriter, Blobs};
+pub use blobs::{Blob, BlobError, BlobWriter, Blobs, Marks, PatchWriter};
 pub use build_cache::{BuildCache, BuildCacheError, Keeps, Peeked};
 pub use builds::{BuildId, BuildLimits, BuildWriter, Builds};
 pub use collect::{CollectError, Reclaimed};
@@ -50,6 +52,7 @@ pub use images::{FindError, Found, Image, ImageError, Images, PublishError, Tagg
 pub use layers::{LayerError, Layers};
 pub use layout::Layout;
 pub use open::{OpenStoreError, Store};
+pub use outlines::Outlines;
 pub use repositories::{Repositories, Repository, RepositoryError};
 pub use snapshots::{Active, Snapshot, SnapshotError, Snapshots, UnpackEvent};
 

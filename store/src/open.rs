@@ -10,7 +10,7 @@ use crate::atomic_file;
 use crate::file_error::{During, found};
 use crate::layout::VERSION;
 use crate::session::Home;
-use crate::{Blobs, BuildCache, Builds, FileError, Images, Layers, Layout, Repositories, Snapshots};
+use crate::{Blobs, BuildCache, Builds, FileError, Images, Layers, Layout, Outlines, Repositories, Snapshots};
 
 /// Everything that is kept, below one folder. Clones are the same store.
 #[derive(Clone, Debug)]
@@ -90,6 +90,12 @@ impl Store {
         self.parts.home.layout()
     }
 
+    /// Replaces a file from which something is known sooner: whole or not there, but a crash of the machine may damage
+    /// it, so whoever reads it must notice.
+    pub fn remember(&self, path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+        self.parts.home.write_file(path, bytes, false)
+    }
+
     /// Returns immutable bytes, found by digest.
     pub fn blobs(&self) -> &Blobs {
         &self.parts.blobs
@@ -113,6 +119,11 @@ impl Store {
     /// Returns the builder's records.
     pub fn build_cache(&self) -> &BuildCache {
         &self.parts.build_cache
+    }
+
+    /// Returns where files lie in layers.
+    pub fn outlines(&self) -> Outlines {
+        Outlines { home: self.parts.home.clone() }
     }
 
     /// Returns the repositories that `slipway serve` serves.

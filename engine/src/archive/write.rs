@@ -155,9 +155,9 @@ fn append_json<W: Write>(
 }
 
 fn append_blob<W: Write>(tar: &mut Writer<W>, store: &Store, digest: &Digest) -> Result<(), WriteArchiveError> {
-    let blob = store.blobs().open(digest)?;
-    let entry = Entry::new(blob_path(digest), EntryKind::File { size: blob.size }, 0o644);
-    let mut hashing = HashingReader::with_algorithm(blob.file.take(blob.size), digest.algorithm());
+    let (blob, size) = store.blobs().stream(digest)?;
+    let entry = Entry::new(blob_path(digest), EntryKind::File { size }, 0o644);
+    let mut hashing = HashingReader::with_algorithm(blob.take(size), digest.algorithm());
     tar.append(&entry, &mut hashing)?;
     let (_, actual, _) = hashing.finish();
     if actual == *digest { Ok(()) } else { Err(WriteArchiveError::Damaged { digest: digest.clone(), actual }) }

@@ -36,13 +36,15 @@ pub struct Writer<W: Write> {
     inner: W,
     buffer: Box<[u8]>,
     filled: usize,
+    /// Bytes that the sink has got.
+    flushed: u64,
     entries: u64,
 }
 
 impl<W: Write> Writer<W> {
     /// Starts an empty tar.
     pub fn new(inner: W) -> Self {
-        Self { inner, buffer: vec![0; BUFFER].into_boxed_slice(), filled: 0, entries: 0 }
+        Self { inner, buffer: vec![0; BUFFER].into_boxed_slice(), filled: 0, flushed: 0, entries: 0 }
     }
 
     /// Writes an entry and, for a file, exactly its size of bytes from `data`.
@@ -55,6 +57,20 @@ impl<W: Write> Writer<W> {
     /// Writes an entry that has no bytes: anything but a file with content.
     pub fn append_empty(&mut self, entry: &Entry) -> Result<(), TarWriteError> {
         self.append(entry, &mut io::empty())
+    }
+
+    /// Returns how many bytes the tar has so far.
+    pub fn position(&self) -> u64 {
+        self.flushed + self.filled as u64
+    }
+
+    /// Hands out the sink so that it takes an entry of so many bytes, header and padding included, that the caller has
+    /// from a tar which this wrote.
+    pub fn ready_made(&mut self, size: u64) -> Result<&mut W, TarWriteError> {
+        self.flush()?;
+        self.flushed += size;
+        self.entries += 1;
+        Ok(&mut self.inner)
     }
 
     /// Returns how many entries were written.
@@ -156,6 +172,7 @@ impl<W: Write> Writer<W> {
 
     fn flush(&mut self) -> Result<(), TarWriteError> {
         self.inner.write_all(&self.buffer[..self.filled]).map_err(TarWriteError::Write)?;
+        self.flushed += self.filled as u64;
         self.filled = 0;
         Ok(())
     }

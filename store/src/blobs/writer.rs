@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use oci::{Algorithm, Digest, Hasher};
 use rustix::fs::FlockOperation;
 
+use super::marks::{MarkingHasher, Marks};
 use super::{BlobError, hash_file};
 use crate::FileError;
 use crate::atomic_file::{self, place};
@@ -58,13 +59,13 @@ pub struct BlobWriter {
 #[derive(Debug)]
 enum Stage {
     /// The caller.
-    Here(Hasher, Sink),
+    Here(MarkingHasher, Sink),
     /// Two threads; buffers travel through both and come back.
     Threads {
         full: SyncSender<Buffer>,
         empty: Receiver<Buffer>,
         writing: JoinHandle<io::Result<()>>,
-        hashing: JoinHandle<Hasher>,
+        hashing: JoinHandle<MarkingHasher>,
     },
     /// Nobody any more.
     Done,
@@ -108,13 +109,24 @@ impl BlobWriter {
             path,
             partial: None,
             algorithm,
-            stage: Stage::Here(hasher, Sink::at(written)),
+            stage: Stage::Here(MarkingHasher::plain(hasher), Sink::at(written)),
             buffer: Buffer::default(),
             written,
             broken: false,
             placed: false,
             _unfinished: home.begin(),
         }
+    }
+
+    /// Notes while hashing what [`super::Blobs::patch`] needs to know of this blob some day. For a writer that has no
+    /// bytes yet.
+    #[must_use]
+    pub fn with_marks(mut self) -> Self {
+        let is_empty = self.offset() == 0;
+        if let (Stage::Here(hasher, _), true) = (&mut self.stage, is_empty) {
+            hasher.mark();
+        }
+        self
     }
 
     /// Returns how many bytes there are so far.
@@ -127,9 +139,14 @@ impl BlobWriter {
     /// Bytes that do not hash to `expected` are thrown away. When this returns, the blob survives a crash of the
     /// machine. Committing what is already there succeeds and changes nothing, except that a blob of the wrong
     /// size (a disk's accident) is replaced.
-    pub fn commit(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), BlobError> {
+    pub fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64), BlobError> {
+        self.commit_marked(expected).map(|(digest, size, _)| (digest, size))
+    }
+
+    /// Does what [`BlobWriter::commit`] does, and returns what [`BlobWriter::with_marks`] asked for.
+    pub fn commit_marked(mut self, expected: Option<&Digest>) -> Result<(Digest, u64, Option<Marks>), BlobError> {
         self.write_out().map_err(|error| self.explain(error))?;
-        let digest = self.digest(expected).map_err(|error| self.explain(error))?;
+        let (digest, marks) = self.digest(expected).map_err(|error| self.explain(error))?;
         if let Some(expected) = expected.filter(|expected| **expected != digest) {
             if self.partial.take().is_some() {
                 fs::remove_file(&self.path).during("remove", &self.path)?;
@@ -147,7 +164,7 @@ impl BlobWriter {
             place(&self.path, &path, true)?;
             self.placed = true;
         }
-        Ok((digest, self.written))
+        Ok((digest, self.written, marks))
     }
 
     /// Throws the bytes away, also those of a resumable download.
@@ -161,7 +178,7 @@ impl BlobWriter {
     }
 
     /// Returns the digest of the file, all of which was handed on; when this returns, it is in the file.
-    fn digest(&mut self, expected: Option<&Digest>) -> io::Result<Digest> {
+    fn digest(&mut self, expected: Option<&Digest>) -> io::Result<(Digest, Option<Marks>)> {
         let hasher = match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::Here(hasher, _) => hasher,
             Stage::Threads { full, writing, hashing, .. } => {
@@ -176,7 +193,7 @@ impl BlobWriter {
             // Known too late: it takes a second look.
             Some(expected) if expected.algorithm() != self.algorithm => {
                 io::Seek::rewind(&mut self.file)?;
-                Ok(hash_file(&self.file, expected.algorithm())?.0.finish())
+                Ok((hash_file(&self.file, expected.algorithm())?.0.finish(), None))
             }
             _ => Ok(hasher.finish()),
         }

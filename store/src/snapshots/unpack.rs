@@ -94,14 +94,14 @@ impl Unpacking<'_> {
         stopped: &dyn Fn() -> bool,
     ) -> Result<Unpacked, SnapshotError> {
         let digest = &descriptor.digest;
-        let blob = self.blobs.open(digest)?;
-        (self.events)(UnpackEvent::Started { diff_id, total: blob.size });
+        let (blob, total) = self.blobs.stream(digest)?;
+        (self.events)(UnpackEvent::Started { diff_id, total });
         let unpacked = Unpacked { folder: self.home.temporary('l')?, implied: Vec::new() };
         make_folder(&unpacked.folder, 0o700)?;
         let files = unpacked.files();
         make_folder(&files, 0o755)?;
         let root = File::open(&files).during("open", &files)?;
-        let mut tar = PlainTar::start(blob.file, diff_id.0.algorithm(), self.events, diff_id, stopped)
+        let mut tar = PlainTar::start(blob, diff_id.0.algorithm(), self.events, diff_id, stopped)
             .map_err(|source| SnapshotError::Decompress { blob: digest.clone(), source })?;
         let applied = layer::apply(&mut tar, root.as_fd(), &options());
         let unpacked = self.judge(applied, tar, unpacked, diff_id, digest).or_else(|error| {
@@ -243,14 +243,14 @@ struct PlainTar<'a> {
 
 impl<'a> PlainTar<'a> {
     fn start(
-        blob: File,
+        blob: Box<dyn Read + Send>,
         algorithm: Algorithm,
         events: &'a (dyn Fn(UnpackEvent<'_>) + Sync),
         diff_id: &'a DiffId,
         stopped: &'a dyn Fn() -> bool,
     ) -> io::Result<Self> {
         let read = Arc::new(AtomicU64::new(0));
-        let counted = Counted { file: blob, read: read.clone() };
+        let counted = Counted { blob, read: read.clone() };
         let (send, pieces) = sync_channel(CHUNKS_AHEAD);
         let (send_to_hash, to_hash) = sync_channel::<Piece>(CHUNKS_AHEAD);
         let hash = move || {
@@ -346,15 +346,15 @@ impl Read for PlainTar<'_> {
     }
 }
 
-/// A file that tells how much of it has been read.
+/// A blob that tells how much of it has been read.
 struct Counted {
-    file: File,
+    blob: Box<dyn Read + Send>,
     read: Arc<AtomicU64>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
+        let count = self.blob.read(buffer)?;
         self.read.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
     }
