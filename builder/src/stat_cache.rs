@@ -22,8 +22,6 @@ const RESTED: i64 = 2;
 #[derive(Debug, Default)]
 pub(crate) struct Digests {
     known: HashMap<Stamp, Known>,
-    /// Whether anything is not in the file.
-    is_new: bool,
 }
 
 #[derive(Debug)]
@@ -31,6 +29,8 @@ struct Known {
     hash: [u8; 32],
     /// Whether this build asked for it.
     used: bool,
+    /// Whether it is not in the file.
+    is_new: bool,
 }
 
 impl Digests {
@@ -46,8 +46,7 @@ impl Digests {
 
     pub(crate) fn insert(&mut self, stamp: Stamp, digest: &Digest) {
         if let Some(hash) = hash(digest) {
-            self.known.insert(stamp, Known { hash, used: true });
-            self.is_new = true;
+            self.known.insert(stamp, Known { hash, used: true, is_new: true });
         }
     }
 }
@@ -68,11 +67,11 @@ pub(crate) fn load(store: &Store, folder: &Path) -> Digests {
 
 /// Keeps what is known, if there is anything new.
 pub(crate) fn save(store: &Store, folder: &Path, digests: &Digests, now: jiff::Timestamp) -> Result<(), Fault> {
-    if !digests.is_new {
-        return Ok(());
-    }
     let limit = now.as_second() - RESTED;
     let rested = |stamp: &Stamp| stamp.mtime.seconds.max(stamp.ctime.seconds) < limit;
+    if !digests.known.iter().any(|(stamp, known)| known.is_new && rested(stamp)) {
+        return Ok(());
+    }
     // Another Dockerfile may use other files of the folder; but what nobody uses any more must go some day.
     let used = digests.known.values().filter(|known| known.used).count();
     let keep_all = digests.known.len() <= 5 * used + 20_000;
@@ -82,7 +81,8 @@ pub(crate) fn save(store: &Store, folder: &Path, digests: &Digests, now: jiff::T
     }
     let check = hash(&Digest::sha256(&bytes[MAGIC.len()..])).expect("SHA-256 has 32 bytes");
     bytes.extend_from_slice(&check);
-    Ok(store::atomic_file::write(&path(store, folder), &bytes)?)
+    // Not synced: what a crash damages is noticed, and counts as nothing known.
+    Ok(store.remember(&path(store, folder), &bytes)?)
 }
 
 fn path(store: &Store, folder: &Path) -> std::path::PathBuf {
@@ -113,7 +113,7 @@ fn decode(record: &[u8]) -> (Stamp, Known) {
         mtime: time(long(3), short(0)),
         ctime: time(long(4), short(1)),
     };
-    (stamp, Known { hash: record[48..].try_into().expect("32 bytes"), used: false })
+    (stamp, Known { hash: record[48..].try_into().expect("32 bytes"), used: false, is_new: false })
 }
 
 fn digest(hash: &[u8; 32]) -> Digest {

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use layer::entry::{OPAQUE_WHITEOUT, join_path, split_path};
 use layer::hashing::HashingReader;
 use layer::{Entry, EntryKind, Node, Timestamp, tar};
+use oci::Digest;
 
 use super::index::Stat;
+use super::outline::{Identity, Outline, Place};
 use super::path::{self, lossy};
 use super::source::SourceTree;
 use super::view::{View, step};
@@ -64,11 +66,13 @@ pub(crate) struct Changes {
     view: View,
     changes: BTreeMap<Vec<u8>, Change>,
     newest: Option<i64>,
+    /// `SOURCE_DATE_EPOCH`, once [`Changes::settle`] knows it.
+    epoch: Option<i64>,
 }
 
 impl Changes {
     pub(crate) fn new(view: View) -> Self {
-        Self { view, changes: BTreeMap::new(), newest: None }
+        Self { view, changes: BTreeMap::new(), newest: None, epoch: None }
     }
 
     /// Looks at a path that has no symbolic link on its way.
@@ -169,53 +173,74 @@ impl Changes {
         times.epoch.unwrap_or_else(|| self.newest.unwrap_or(times.fallback))
     }
 
-    /// Writes the layer, in one pass over all sources, and returns its headers.
-    pub(crate) fn write(mut self, sink: impl Write, times: Times, cancel: &Cancel) -> Result<Vec<Entry>, StepError> {
+    /// Gives everything the time it will have, and makes the second names of a file hardlinks of its first.
+    pub(crate) fn settle(&mut self, times: Times) {
         let created = Timestamp::from_seconds(self.created(times));
-        let clamp = |mtime: Timestamp| times.epoch.map_or(mtime, |epoch| mtime.min(Timestamp::from_seconds(epoch)));
-        let mut writer = tar::Writer::new(sink);
-        let mut written = Vec::with_capacity(self.changes.len());
-        let mut parents = BTreeSet::new();
+        self.epoch = times.epoch;
         let mut identities: HashMap<(u32, u64, u64), Vec<u8>> = HashMap::new();
-        for (path, change) in std::mem::take(&mut self.changes) {
+        for (path, change) in &mut self.changes {
+            let entry = &mut change.entry;
+            entry.mtime = if change.is_new { created } else { clamp(entry.mtime, times.epoch) };
+            let Some(identity) = change.identity else { continue };
+            match identities.get(&identity) {
+                Some(first) => {
+                    entry.kind = EntryKind::Hardlink { target: first.clone() };
+                    change.data = Data::None;
+                }
+                None => drop(identities.insert(identity, path.clone())),
+            }
+        }
+    }
+
+    /// Tells whether so much of what was settled lies in an earlier layer that only the rest should be written.
+    pub(crate) fn is_mostly_in(&self, outline: &Outline) -> bool {
+        let (mut all, mut fresh) = (0_u64, 0_u64);
+        for change in self.changes.values() {
+            // A header, and about what it costs to open a file and read it.
+            let cost = change.entry.size() + 4096;
+            all += cost;
+            if change.known_identity().and_then(|identity| outline.find(identity)).is_none() {
+                fresh += cost;
+            }
+        }
+        fresh <= all / 4
+    }
+
+    /// Writes the layer of what was settled, in one pass over all sources but those that lie in the outline. The sink
+    /// must be a patch of its base then.
+    pub(crate) fn write<S: Sink>(
+        &self,
+        sink: &mut S,
+        outline: Option<&Outline>,
+        cancel: &Cancel,
+    ) -> Result<Written, StepError> {
+        let written = Written { headers: Some(Vec::new()), places: Vec::new() };
+        let mut writer = LayerWriter { tar: tar::Writer::new(sink), outline, cancel, written };
+        let mut parents = BTreeSet::new();
+        for (path, change) in &self.changes {
             if cancel.is_cancelled() {
                 return Err(StepError::Cancelled);
             }
-            self.write_parents(&path, &clamp, &mut parents, &mut writer, &mut written)?;
-            let Change { mut entry, data, is_new, opaque, identity } = change;
-            entry.mtime = if is_new { created } else { clamp(entry.mtime) };
-            if entry.kind == EntryKind::Directory {
-                parents.insert(path.clone());
+            self.write_parents(path, &mut parents, &mut writer)?;
+            if change.entry.kind == EntryKind::Directory {
+                parents.insert(path.as_slice());
             }
-            if let Some(first) = identity.and_then(|identity| identities.get(&identity)) {
-                entry.kind = EntryKind::Hardlink { target: first.clone() };
-                writer.append_empty(&entry)?;
-            } else {
-                append(&mut writer, &entry, data, cancel)?;
-                if let Some(identity) = identity {
-                    identities.insert(identity, path.clone());
-                }
-            }
-            written.push(entry);
-            if opaque {
-                let name = join_path(&path, OPAQUE_WHITEOUT);
-                let entry = Entry::new(name, EntryKind::File { size: 0 }, 0);
-                writer.append_empty(&entry)?;
-                written.push(entry);
+            writer.append(&change.entry, &change.data)?;
+            if change.opaque {
+                let name = join_path(path, OPAQUE_WHITEOUT);
+                writer.append(&Entry::new(name, EntryKind::File { size: 0 }, 0), &Data::None)?;
             }
         }
-        writer.finish()?;
-        Ok(written)
+        writer.tar.finish()?;
+        Ok(writer.written)
     }
 
     /// Writes the headers of the folders above a path as they are, once each.
-    fn write_parents<W: Write>(
+    fn write_parents<'a>(
         &self,
-        path: &[u8],
-        clamp: &dyn Fn(Timestamp) -> Timestamp,
-        parents: &mut BTreeSet<Vec<u8>>,
-        writer: &mut tar::Writer<W>,
-        written: &mut Vec<Entry>,
+        path: &'a [u8],
+        parents: &mut BTreeSet<&'a [u8]>,
+        writer: &mut LayerWriter<'_, impl Sink>,
     ) -> Result<(), StepError> {
         let (folder, _) = split_path(path);
         if folder.is_empty() || parents.contains(folder) {
@@ -226,52 +251,131 @@ impl Changes {
         for folder in missing {
             if let Some(stat) = self.view.lstat(folder)? {
                 let mut entry = Entry::new(folder, EntryKind::Directory, stat.mode);
-                (entry.uid, entry.gid, entry.mtime) = (stat.uid, stat.gid, clamp(stat.mtime));
-                writer.append_empty(&entry)?;
-                written.push(entry);
+                (entry.uid, entry.gid, entry.mtime) = (stat.uid, stat.gid, clamp(stat.mtime, self.epoch));
+                writer.append(&entry, &Data::None)?;
             }
-            parents.insert(folder.to_vec());
+            parents.insert(folder);
         }
         Ok(())
     }
 }
 
-fn append<W: Write>(writer: &mut tar::Writer<W>, entry: &Entry, data: Data, cancel: &Cancel) -> Result<(), StepError> {
-    let result = match data {
-        Data::None => writer.append_empty(entry),
-        Data::Bytes(bytes) => writer.append(entry, &mut bytes.as_slice()),
-        Data::Range(file, offset) => writer.append(entry, &mut Stoppable(RangeReader { file, offset }, cancel)),
-        Data::Source(source, node) => return append_source(writer, entry, &source, &node, cancel),
-    };
-    result.map_err(|error| if cancel.is_cancelled() { StepError::Cancelled } else { error.into() })
+/// Makes a time no later than the epoch.
+fn clamp(mtime: Timestamp, epoch: Option<i64>) -> Timestamp {
+    epoch.map_or(mtime, |epoch| mtime.min(Timestamp::from_seconds(epoch)))
 }
 
-fn append_source<W: Write>(
-    writer: &mut tar::Writer<W>,
-    entry: &Entry,
-    source: &SourceTree,
-    node: &Node,
-    cancel: &Cancel,
-) -> Result<(), StepError> {
-    let file = source.open(node)?;
-    let mut reader = Stoppable(&file, cancel);
-    let (result, digest) = if source.knows(node) {
-        (writer.append(entry, &mut reader), None)
-    } else {
-        let mut reader = HashingReader::new(reader);
-        let result = writer.append(entry, &mut reader);
-        (result, Some(reader.finish().1))
-    };
-    if cancel.is_cancelled() {
-        return Err(StepError::Cancelled);
+impl Change {
+    /// Returns what the change is in a tar, if that is known without reading.
+    fn known_identity(&self) -> Option<Identity> {
+        let content = self.data.known_digest()?;
+        Some(Identity::of(&self.entry, content.as_ref()))
     }
-    // A file that became shorter ends the writing early; that it changed says more than that.
-    source.check_unchanged(node, &file)?;
-    result?;
-    if let Some(digest) = digest {
-        source.remember(node, digest);
+}
+
+impl Data {
+    /// Returns the digest of the bytes, or nothing for no bytes; `None` when reading would tell.
+    fn known_digest(&self) -> Option<Option<Digest>> {
+        match self {
+            Self::None => Some(None),
+            Self::Source(source, node) => source.known_digest(node).map(Some),
+            Self::Bytes(bytes) => Some(Some(Digest::sha256(bytes))),
+            Self::Range(..) => None,
+        }
     }
-    Ok(())
+}
+
+/// What is known of a layer that was written.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// The headers, unless there are so many that they would fill memory.
+    pub(crate) headers: Option<Vec<Entry>>,
+    /// Where the entries are of which the content is known.
+    pub(crate) places: Vec<Place>,
+}
+
+/// Up to so many headers of a new layer stay in memory.
+const MAX_HEADERS: usize = 20_000;
+
+/// Where a layer's tar goes.
+pub(crate) trait Sink: Write {
+    /// Takes the next bytes from the layer that the outline is of.
+    fn keep(&mut self, offset: u64, length: u64) -> io::Result<()>;
+}
+
+/// Writes entries, or takes them from an earlier layer.
+struct LayerWriter<'a, S: Sink> {
+    tar: tar::Writer<&'a mut S>,
+    outline: Option<&'a Outline>,
+    cancel: &'a Cancel,
+    written: Written,
+}
+
+impl<S: Sink> LayerWriter<'_, S> {
+    fn append(&mut self, entry: &Entry, data: &Data) -> Result<(), StepError> {
+        let mut content = data.known_digest();
+        let start = self.tar.position();
+        let known = self.outline.zip(content.as_ref());
+        let known = known.and_then(|(outline, content)| outline.find(Identity::of(entry, content.as_ref())));
+        if let Some(Place { start, length, .. }) = known {
+            let kept = self.tar.ready_made(length)?.keep(start, length).map_err(tar::TarWriteError::Write);
+            self.stoppable(kept)?;
+        } else {
+            let new = self.append_data(entry, data)?;
+            content = content.or(new.map(Some));
+            if let (Some(content), None) = (content, self.outline) {
+                let identity = Identity::of(entry, content.as_ref());
+                self.written.places.push(Place { identity, start, length: self.tar.position() - start });
+            }
+        }
+        match &mut self.written.headers {
+            Some(headers) if headers.len() == MAX_HEADERS => self.written.headers = None,
+            Some(headers) => headers.push(entry.clone()),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Writes an entry; returns the digest of its bytes when it was not known before.
+    fn append_data(&mut self, entry: &Entry, data: &Data) -> Result<Option<Digest>, StepError> {
+        let result = match data {
+            Data::None => self.tar.append_empty(entry),
+            Data::Bytes(bytes) => self.tar.append(entry, &mut bytes.as_slice()),
+            Data::Range(file, offset) => {
+                let reader = RangeReader { file: file.clone(), offset: *offset };
+                self.tar.append(entry, &mut Stoppable(reader, self.cancel))
+            }
+            Data::Source(source, node) => return self.append_source(entry, source, node),
+        };
+        self.stoppable(result)?;
+        Ok(None)
+    }
+
+    fn append_source(&mut self, entry: &Entry, source: &SourceTree, node: &Node) -> Result<Option<Digest>, StepError> {
+        let file = source.open(node)?;
+        let mut reader = Stoppable(&file, self.cancel);
+        let (result, digest) = if source.knows(node) {
+            (self.tar.append(entry, &mut reader), None)
+        } else {
+            let mut reader = HashingReader::new(reader);
+            let result = self.tar.append(entry, &mut reader);
+            (result, Some(reader.finish().1))
+        };
+        if self.cancel.is_cancelled() {
+            return Err(StepError::Cancelled);
+        }
+        // A file that became shorter ends the writing early; that it changed says more than that.
+        source.check_unchanged(node, &file)?;
+        result?;
+        if let Some(digest) = &digest {
+            source.remember(node, digest.clone());
+        }
+        Ok(digest)
+    }
+
+    fn stoppable<T>(&self, result: Result<T, tar::TarWriteError>) -> Result<T, StepError> {
+        result.map_err(|error| if self.cancel.is_cancelled() { StepError::Cancelled } else { error.into() })
+    }
 }
 
 /// Stops reading when the build is cancelled.
@@ -323,6 +427,12 @@ mod tests {
         }
     }
 
+    impl Sink for Meddler<'_> {
+        fn keep(&mut self, _: u64, _: u64) -> io::Result<()> {
+            Err(io::Error::other("nothing is kept without an outline"))
+        }
+    }
+
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a test's own files")]
     fn a_context_that_changes_while_it_is_read_is_refused() {
@@ -361,7 +471,8 @@ mod tests {
                 }
                 let meddle = || meddle(&path);
                 let times = Times { fallback: 0, epoch: None };
-                let told = match changes.write(Meddler(Some(&meddle)), times, &Cancel::new()) {
+                changes.settle(times);
+                let told = match changes.write(&mut Meddler(Some(&meddle)), None, &Cancel::new()) {
                     Ok(_) => String::new(),
                     Err(StepError::Fault(fault)) => fault.message,
                     Err(other) => panic!("{other:?}"),

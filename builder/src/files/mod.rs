@@ -5,6 +5,7 @@
 //! view.rs      where they go: what the layers below show at a path
 //! copy.rs      source + view -> changes, by the rules of COPY        unpack.rs   archive -> changes
 //! changes.rs   changes -> tar, in one pass
+//! outline.rs   where files lie in the tar before, so that the same need not be read again
 //! content.rs   source -> digest, for cache keys
 //! ```
 
@@ -13,6 +14,7 @@ pub(crate) mod content;
 pub(crate) mod copy;
 pub(crate) mod index;
 pub(crate) mod mode;
+pub(crate) mod outline;
 pub(crate) mod path;
 pub(crate) mod source;
 pub(crate) mod unpack;

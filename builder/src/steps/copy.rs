@@ -6,15 +6,19 @@
 use std::sync::Arc;
 
 use layer::NodeKind;
+use oci::Digest;
 use oci::users::Users;
+use store::BlobError;
 
-use super::{Bench, Made, timestamp};
+use super::{Bench, Made, Workshop, timestamp};
 use crate::cache::{self, Notes, Record};
 use crate::cache_key::{CacheKey, KeyWriter};
+use crate::context::Context;
 use crate::fault::{Fault, StepError};
-use crate::files::changes::{Changes, Times};
+use crate::files::changes::{Changes, Times, Written};
 use crate::files::content;
 use crate::files::copy::{self, Collected, Manner};
+use crate::files::outline::Outline;
 use crate::files::source::SourceTree;
 use crate::files::unpack::{self, Archive};
 use crate::files::view::View;
@@ -78,11 +82,13 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     };
     let owner = operation.chown.as_deref().map(|owner| self::owner(&view, owner)).transpose()?;
     let manner = Manner { owner, mode };
-    let (record, entries) = write(operation, base, &walked, Changes::new(view), &manner, bench)?;
+    let (record, written) = write(operation, base, &walked, Changes::new(view), &manner, bench)?;
     let (key, mut notes) = content_key(operation, base, &walked, bench)?;
     let record = Record { mark: key.0.clone(), ..record };
     let layers = Layers::then(base, &record);
-    layers.set_index(entries);
+    if let Some(headers) = written.headers {
+        layers.set_index(headers);
+    }
     let mut files = Vec::new();
     for walked in &walked {
         content::list(&mut files, &walked.tree, &walked.found)?;
@@ -106,7 +112,7 @@ fn write(
     mut changes: Changes,
     manner: &Manner,
     bench: &Bench<'_>,
-) -> Result<(Record, Vec<layer::Entry>), StepError> {
+) -> Result<(Record, Written), StepError> {
     let destination = operation.destination.as_str();
     let mut call = 0;
     for Walked { tree, found, source } in walked {
@@ -128,11 +134,60 @@ fn write(
     let fallback = base.and_then(|base| base.created).map_or(0, jiff::Timestamp::as_second);
     let times = Times { fallback, epoch: bench.workshop.epoch };
     let created = timestamp(changes.created(times));
-    let mut sink = LayerSink::new(bench.workshop.store.blobs(), &bench.workshop.cancel);
-    let entries = changes.write(&mut sink, times, &bench.workshop.cancel)?;
-    let (digest, size) = sink.commit()?;
+    changes.settle(times);
+    let (written, digest, size) = write_layer(operation, &changes, bench)?;
     let (diff_id, mark) = (oci::DiffId(digest.clone()), digest);
-    Ok((Record { diff_id, size, mark, created, step: bench.name.to_owned() }, entries))
+    Ok((Record { diff_id, size, mark, created, step: bench.name.to_owned() }, written))
+}
+
+/// Writes the layer: only what is not in the last one of its kind, when that is the smaller part.
+fn write_layer(
+    operation: &CopyOperation,
+    changes: &Changes,
+    bench: &Bench<'_>,
+) -> Result<(Written, Digest, u64), StepError> {
+    let Workshop { store, cancel, .. } = bench.workshop;
+    let key = outline_key(operation, bench);
+    if let Some(outline) = Outline::load(store, &key)?.filter(|outline| changes.is_mostly_in(outline))
+        && let Some(written) = write_patch(changes, &outline, bench)?
+    {
+        return Ok(written);
+    }
+    let mut sink = LayerSink::new(store.blobs(), cancel).with_marks();
+    let mut written = changes.write(&mut sink, None, cancel)?;
+    let (digest, size, marks) = sink.commit_marked()?;
+    let places = std::mem::take(&mut written.places);
+    if let (Some(marks), 2..) = (marks, places.len()) {
+        Outline::save(store, &key, (&digest, size), &marks, places)?;
+    }
+    Ok((written, digest, size))
+}
+
+/// Writes the layer as a patch of an earlier one; `None` when that turns out to be gone or damaged.
+fn write_patch(
+    changes: &Changes,
+    outline: &Outline,
+    bench: &Bench<'_>,
+) -> Result<Option<(Written, Digest, u64)>, StepError> {
+    let Workshop { store, cancel, .. } = bench.workshop;
+    let patch = match store.blobs().patch(&outline.base, outline.marks.clone()) {
+        Err(BlobError::NotFound { .. }) => return Ok(None),
+        other => other?,
+    };
+    let mut sink = LayerSink::of_patch(patch, store.blobs(), cancel);
+    let written = changes.write(&mut sink, Some(outline), cancel);
+    if !sink.is_base_damaged() {
+        let written = written?;
+        match sink.commit_marked() {
+            Err(BlobError::Damaged { .. }) => {}
+            other => return Ok(other.map(|(digest, size, _)| Some((written, digest, size)))?),
+        }
+    }
+    // A blob that is damaged goes; if it is whole, the outline is what was wrong.
+    match store.blobs().verify(&outline.base) {
+        Ok(()) | Err(BlobError::Damaged { .. } | BlobError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Files a result that was found under the quick key as well.
@@ -206,6 +261,19 @@ fn definition_key(operation: &CopyOperation, bench: &Bench<'_>) -> CacheKey {
     let mut key = KeyWriter::new("copy was tried", None);
     write_definition(&mut key, operation, bench);
     write_selections(&mut key, operation);
+    key.finish().0
+}
+
+/// What the outline of the layer is filed under: steps that look alike in one context. Not a cache key: it decides only
+/// how a layer is written.
+fn outline_key(operation: &CopyOperation, bench: &Bench<'_>) -> CacheKey {
+    let mut key = KeyWriter::new("outline", None);
+    write_definition(&mut key, operation, bench);
+    write_selections(&mut key, operation);
+    if let Context::Folder(folder) = &bench.workshop.request.context {
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
+        key.blob("folder", folder.as_os_str().as_encoded_bytes());
+    }
     key.finish().0
 }
 

@@ -39,12 +39,15 @@ pub(crate) fn run(operation: &MakeFolderOperation, bench: &Bench<'_>) -> Result<
     let times = Times { fallback, epoch: bench.workshop.epoch };
     let created = timestamp(changes.created(times));
     let mut sink = LayerSink::new(bench.workshop.store.blobs(), &bench.workshop.cancel);
-    let entries = changes.write(&mut sink, times, &bench.workshop.cancel)?;
+    changes.settle(times);
+    let written = changes.write(&mut sink, None, &bench.workshop.cancel)?;
     let (digest, size) = sink.commit()?;
     let (diff_id, mark) = (oci::DiffId(digest), key.0.clone());
     let record = Record { diff_id, size, mark, created, step: bench.name.to_owned() };
     bench.keep(&key, base, &record, Some((&notes, None)))?;
     let layers = Layers::then(base, &record);
-    layers.set_index(entries);
+    if let Some(headers) = written.headers {
+        layers.set_index(headers);
+    }
     Ok(Made { layers, cached: false })
 }

@@ -128,11 +128,8 @@ fn a_damaged_cache_is_built_again() {
 fn files_that_did_not_change_are_not_read_again() {
     let world = world();
     world.build(DOCKERFILE);
-    let known = world.store.layout().home().join("context-digests");
-    let sizes: Vec<u64> =
-        std::fs::read_dir(known).expect("listed").flatten().map(|file| file.metadata().expect("there").len()).collect();
-    // The files are too fresh to be trusted: only the frame of the file is there.
-    assert_eq!(sizes, [48]);
+    // The files are too fresh to be trusted.
+    assert!(!world.store.layout().home().join("context-digests").exists());
     let later = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60);
     let mut request = world.request(DOCKERFILE);
     request.now = later;

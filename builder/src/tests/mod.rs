@@ -7,6 +7,7 @@ mod cache;
 mod config;
 mod errors;
 mod files;
+mod patches;
 mod remote;
 mod reproducible;
 mod run;
