@@ -1,10 +1,10 @@
-//! One JSON object per event, for programs.
+//! A pull or push as one JSON object per event, for programs; in docker's shape.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use builder::{BuildEvent, BuildEvents, Outcome};
+use builder::{BuildEvent, BuildEvents};
 use oci::{Descriptor, Digest};
 use registry::client::{BlobState, RequestError, TransferEvents};
 use serde_json::{Value, json};
@@ -32,47 +32,7 @@ impl View for Json {
 }
 
 impl BuildEvents for Json {
-    fn event(&self, event: BuildEvent<'_>) {
-        let lines = |lines: Option<std::ops::RangeInclusive<usize>>| lines.map(|lines| [*lines.start(), *lines.end()]);
-        match event {
-            BuildEvent::Planned { steps } => {
-                for step in steps {
-                    let needs: Vec<usize> = step.needs.iter().map(|id| id.0).collect();
-                    print(&json!({
-                        "event": "planned", "step": step.id.0, "name": step.name, "needs": needs, "lines": lines(step.lines),
-                    }));
-                }
-            }
-            BuildEvent::StepStarted { id } => print(&json!({ "event": "started", "step": id.0 })),
-            BuildEvent::Output { id, stream, bytes } => {
-                let stream = match stream {
-                    builder::Stream::Stdout => "stdout",
-                    builder::Stream::Stderr => "stderr",
-                };
-                let text = String::from_utf8_lossy(bytes);
-                print(&json!({ "event": "output", "step": id.0, "stream": stream, "text": text }));
-            }
-            BuildEvent::Made { .. } => {}
-            BuildEvent::Missed { id, miss } => {
-                print(&json!({ "event": "missed", "step": id.0, "miss": miss }));
-            }
-            BuildEvent::StepFinished { id, outcome, took } => {
-                let (outcome, error) = match outcome {
-                    Outcome::Done => ("done", None),
-                    Outcome::Cached => ("cached", None),
-                    Outcome::Failed { message } => ("failed", Some(message)),
-                    Outcome::Cancelled => ("canceled", None),
-                };
-                let seconds = took.as_secs_f64();
-                print(&json!({
-                    "event": "finished", "step": id.0, "outcome": outcome, "error": error, "seconds": seconds,
-                }));
-            }
-            BuildEvent::Warning { message, lines: at } => {
-                print(&json!({ "event": "warning", "message": message, "lines": lines(at) }));
-            }
-        }
-    }
+    fn event(&self, _: BuildEvent<'_>) {}
 }
 
 impl TransferEvents for Json {

@@ -6,6 +6,7 @@ mod explained;
 mod json;
 mod live;
 mod plain;
+mod solve_status;
 mod steps;
 mod transfers;
 
@@ -36,10 +37,10 @@ pub(crate) trait View: BuildEvents + TransferEvents {
 
 /// Returns the view for a build.
 pub(crate) fn of_build(mode: ProgressMode) -> Arc<dyn View> {
-    match choose(mode) {
+    match choose(if mode == ProgressMode::Auto { docker_mode() } else { mode }) {
         Chosen::Live => Arc::new(live::Live::start()),
         Chosen::Plain => Arc::new(plain::Plain::new()),
-        Chosen::Json => Arc::new(json::Json::new()),
+        Chosen::Json => Arc::new(solve_status::SolveStatus::new()),
         Chosen::Quiet => Arc::new(Quiet),
     }
 }
@@ -74,6 +75,12 @@ fn choose(mode: ProgressMode) -> Chosen {
         ProgressMode::RawJson => Chosen::Json,
         ProgressMode::Quiet => Chosen::Quiet,
     }
+}
+
+/// Returns what users of docker have set for their builds. What we do not know is as good as nothing.
+fn docker_mode() -> ProgressMode {
+    let mode = std::env::var("BUILDKIT_PROGRESS").unwrap_or_default();
+    <ProgressMode as clap::ValueEnum>::from_str(&mode, false).unwrap_or(ProgressMode::Auto)
 }
 
 /// Shows nothing.

@@ -21,7 +21,12 @@ struct State {
     lines: HashMap<(StepId, bool), Lines>,
     /// Whether something was printed, so that a blank line sets the next step apart.
     printed: bool,
+    /// While something else has the terminal: what is to be printed afterwards.
+    held: Option<Vec<String>>,
 }
+
+/// So many lines are held while something else has the terminal; all of them are in the logs.
+const MOST_HELD: usize = 10_000;
 
 impl Plain {
     pub(crate) fn new() -> Self {
@@ -34,20 +39,28 @@ impl Plain {
 }
 
 impl State {
+    fn say(&mut self, text: &str) {
+        match &mut self.held {
+            Some(held) if held.len() < MOST_HELD => held.push(text.to_owned()),
+            Some(_) => {}
+            None => terminal::note(text),
+        }
+    }
+
     fn headline(&mut self, id: StepId) {
         let step = self.steps.get(id);
         let text = format!("#{} {}", step.number, step.name);
         if std::mem::replace(&mut self.printed, true) {
-            terminal::note("");
+            self.say("");
         }
-        terminal::note(&text);
+        self.say(&text);
     }
 
     fn print(&mut self, id: StepId, line: &str) {
         let step = self.steps.get(id);
         let elapsed = step.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
         let text = format!("#{} {elapsed:.3} {line}", step.number);
-        terminal::note(&text);
+        self.say(&text);
     }
 }
 
@@ -56,6 +69,15 @@ impl View for Plain {
         if let Some(warnings) = self.state().steps.warnings() {
             terminal::note(&format!("\n{warnings}"));
         }
+    }
+
+    fn pause(&self) {
+        self.state().held.get_or_insert_default();
+    }
+
+    fn resume(&self) {
+        let held = self.state().held.take();
+        held.into_iter().flatten().for_each(|line| terminal::note(&line));
     }
 }
 
@@ -87,12 +109,13 @@ impl BuildEvents for Plain {
                     state.headline(id);
                 }
                 let number = state.steps.get(id).number;
-                terminal::note(&match outcome {
+                let text = match outcome {
                     Outcome::Done => format!("#{number} DONE {}", units::took(took)),
                     Outcome::Cached => format!("#{number} CACHED"),
                     Outcome::Failed { message } => format!("#{number} ERROR: {}", terminal::printable(&message)),
                     Outcome::Cancelled => format!("#{number} CANCELED"),
-                });
+                };
+                state.say(&text);
             }
             BuildEvent::Warning { message, lines } => state.steps.warn(&message, lines.as_ref()),
         }
@@ -104,13 +127,13 @@ impl TransferEvents for Plain {
 
     fn state(&self, digest: &Digest, state: &BlobState) {
         if matches!(state, BlobState::DownloadComplete | BlobState::Pushed | BlobState::MountedFrom(_)) {
-            terminal::note(&terminal::printable(&format!("{}: {state}", digest.short())));
+            self.state().say(&terminal::printable(&format!("{}: {state}", digest.short())));
         }
     }
 
     fn progress(&self, _: &Digest, _: u64, _: u64) {}
 
     fn retry(&self, digest: &Digest, wait: Duration, error: &RequestError) {
-        terminal::note(&super::retrying(digest, wait, error));
+        self.state().say(&super::retrying(digest, wait, error));
     }
 }

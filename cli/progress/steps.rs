@@ -21,6 +21,16 @@ pub(crate) struct Step {
     pub(crate) ended: Option<(Outcome, Duration)>,
     /// The last lines that it printed, for views that show them.
     pub(crate) tail: Vec<String>,
+    /// The steps that it takes from.
+    pub(crate) needs: Vec<StepId>,
+    /// The size of the layers that it made.
+    pub(crate) bytes: u64,
+}
+
+impl Step {
+    fn new(number: usize, name: String, needs: Vec<StepId>) -> Self {
+        Self { number, name, started: None, ended: None, tail: Vec::new(), needs, bytes: 0 }
+    }
 }
 
 /// All steps of a build.
@@ -40,7 +50,7 @@ impl Steps {
             self.index.insert(step.id, self.all.len());
             // Some names have several lines: a heredoc.
             let name = terminal::printable(step.name.split('\n').next().unwrap_or_default());
-            self.all.push(Step { number, name, started: None, ended: None, tail: Vec::new() });
+            self.all.push(Step::new(number, name, step.needs.clone()));
         }
     }
 
@@ -50,9 +60,24 @@ impl Steps {
         let at = *self.index.entry(id).or_insert(next);
         if at == next {
             let name = format!("step {}", id.0);
-            self.all.push(Step { number: next + 1, name, started: None, ended: None, tail: Vec::new() });
+            self.all.push(Step::new(next + 1, name, Vec::new()));
         }
         &mut self.all[at]
+    }
+
+    /// Notes what a step made. What an image brings is not made by its `FROM`, and some steps are not shown.
+    pub(crate) fn made(&mut self, id: StepId, bytes: u64) {
+        if let Some(step) = self.index.get(&id).map(|at| &mut self.all[*at])
+            && !step.name.contains("] FROM ")
+        {
+            step.bytes = bytes;
+        }
+    }
+
+    /// Returns the steps that one waits for.
+    pub(crate) fn waits_for(&self, step: &Step) -> Vec<&Step> {
+        let needed = step.needs.iter().filter_map(|need| self.all.get(*self.index.get(need)?));
+        needed.filter(|need| need.ended.is_none()).collect()
     }
 
     /// Counts the steps that ended, and all.
