@@ -35,6 +35,7 @@ mod rmi;
 mod run;
 mod save;
 mod serve;
+mod steps;
 mod support;
 mod tag;
 mod version;

@@ -18,8 +18,8 @@ use crate::events::StepId;
 /// - Nothing stays mounted, whether it ends well, fails, or is cancelled.
 /// - When `step.cancel` is cancelled the process is killed and `execute` returns
 ///   [`ExecuteError::Cancelled`] within a second.
-/// - Files and folders that it has to create in the root file system to mount on are left in `upper` empty; the builder
-///   removes them.
+/// - Files and folders that it has to create in the root file system to mount on are gone again if they are empty still,
+///   and leave no trace in the times of the folders above (`builder.md`, R13).
 /// - `execute` is called from several threads at once.
 pub trait Executor: Send + Sync {
     /// Runs a process to its end.

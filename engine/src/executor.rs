@@ -4,17 +4,21 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use builder::{ExecStep, ExecuteError, Executor, ExitStatus, MountKind, Network, Security, Stream};
 use oci_spec::runtime::{Mount, MountBuilder, Spec};
-use runtime::{ContainerConfig, Rootfs, SpecOptions, Stdio, Ulimit, UserIds};
+use runtime::{ContainerConfig, Pool, Rootfs, SpecOptions, Stdio, Ulimit, UserIds};
 
 use crate::machine::{self, EtcFiles, NetworkChoice};
 use crate::ssh::Forwarded;
 
-/// Runs the steps of builds as containers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ContainerExecutor;
+/// Runs the steps of one build as containers.
+#[derive(Clone, Debug, Default)]
+pub struct ContainerExecutor {
+    /// What a step leaves for the next one.
+    pool: Arc<Pool>,
+}
 
 /// Why a step did not become a container.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +56,7 @@ impl Executor for ContainerExecutor {
         if step.cancel.is_cancelled() {
             return Err(ExecuteError::Cancelled);
         }
-        let result = execute(step);
+        let result = execute(step, &self.pool);
         if step.cancel.is_cancelled() {
             return Err(ExecuteError::Cancelled);
         }
@@ -79,8 +83,8 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn execute(step: &ExecStep<'_>) -> Result<ExitStatus, StepError> {
-    let (mut container, _agents) = start(step, Stdio::pipes())?;
+fn execute(step: &ExecStep<'_>, pool: &Arc<Pool>) -> Result<ExitStatus, StepError> {
+    let (mut container, _agents) = start(step, Stdio::pipes(), pool)?;
     let controls = container.controls().map_err(StepError::Signal)?;
     let _guard = step.cancel.on_cancel(move || {
         // When it is gone already, it need not be killed.
@@ -96,12 +100,17 @@ fn execute(step: &ExecStep<'_>) -> Result<ExitStatus, StepError> {
 }
 
 /// Starts the container of a step. What comes with it leads to SSH agents, and must live as long as the container.
-pub(crate) fn start(step: &ExecStep<'_>, stdio: Stdio) -> Result<(runtime::Container, Vec<Forwarded>), StepError> {
-    let network = machine::prepare_network(match step.network {
+pub(crate) fn start(
+    step: &ExecStep<'_>,
+    stdio: Stdio,
+    pool: &Arc<Pool>,
+) -> Result<(runtime::Container, Vec<Forwarded>), StepError> {
+    let choice = match step.network {
         Network::Default => NetworkChoice::Default,
         Network::None => NetworkChoice::None,
         Network::Host => NetworkChoice::Host,
-    })?;
+    };
+    let network = machine::prepare_network_in(choice, pool)?;
     // Beside the overlay's folders lies what goes away with them.
     let beside = step.rootfs.work.parent().unwrap_or(&step.rootfs.work).to_owned();
     // They are there until the container has mounted them: nobody else shall find them.
@@ -109,7 +118,7 @@ pub(crate) fn start(step: &ExecStep<'_>, stdio: Stdio) -> Result<(runtime::Conta
     let mut agents = Vec::new();
     let terminal = matches!(stdio, Stdio::Terminal { .. });
     let spec = describe_step(step, &network, &beside, terminal, &mut secrets, &mut agents)?;
-    let container = runtime::start(ContainerConfig {
+    let config = ContainerConfig {
         id: machine::new_id(),
         spec,
         rootfs: Rootfs::Overlay {
@@ -122,8 +131,8 @@ pub(crate) fn start(step: &ExecStep<'_>, stdio: Stdio) -> Result<(runtime::Conta
         network,
         cgroup_parent: step.cgroup_parent.map(str::to_owned),
         die_with_parent: true,
-    })
-    .map_err(|error| match error.exit_code() {
+    };
+    let container = runtime::start_in_pool(config, pool).map_err(|error| match error.exit_code() {
         125 if !rustix::process::geteuid().is_root() => StepError::NotRoot(error),
         _ => StepError::Start(error),
     })?;

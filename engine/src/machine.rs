@@ -5,9 +5,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use runtime::network::{self, Mode, NetworkError};
-use runtime::{MountKind, MountPoint, etc_files};
+use runtime::{MountKind, MountPoint, Pool, etc_files};
 
 /// Where addresses on the bridge are kept: the bridge is the machine's, whatever home is used.
 const NETWORK_STATE: &str = "/run/slipway/network";
@@ -36,13 +37,21 @@ pub enum NetworkChoice {
 
 /// Makes the network ready.
 pub(crate) fn prepare_network(choice: NetworkChoice) -> Result<network::Network, NetworkError> {
-    let mode = match choice {
+    network::prepare(mode(choice))
+}
+
+/// Makes the network of a build's step ready.
+pub(crate) fn prepare_network_in(choice: NetworkChoice, pool: &Arc<Pool>) -> Result<network::Network, NetworkError> {
+    network::prepare_in(mode(choice), pool)
+}
+
+fn mode(choice: NetworkChoice) -> Mode {
+    match choice {
         NetworkChoice::None => Mode::None,
         NetworkChoice::Host => Mode::Host,
         NetworkChoice::Default if rustix::process::geteuid().is_root() => Mode::Bridge(NETWORK_STATE.into()),
         NetworkChoice::Default => Mode::Host,
-    };
-    network::prepare(mode)
+    }
 }
 
 /// Where secrets lie until a container has mounted them: in memory.

@@ -65,6 +65,8 @@ pub(crate) struct KeepingExecutor<'a> {
     pub(crate) shell: Option<&'a dyn ShellOnError>,
     /// Whether a shell was opened; held while it is open.
     pub(crate) opened: Mutex<bool>,
+    /// Who runs the steps.
+    pub(crate) inner: ContainerExecutor,
 }
 
 impl Executor for KeepingExecutor<'_> {
@@ -73,7 +75,7 @@ impl Executor for KeepingExecutor<'_> {
             // It may take hours from here, and somebody may want to know what runs.
             writer.flush();
         }
-        let status = ContainerExecutor.execute(step)?;
+        let status = self.inner.execute(step)?;
         if status.code != 0 {
             self.failed(step, status)?;
         }
@@ -198,7 +200,7 @@ fn live(step: &ExecStep<'_>, ends: ShellEnds) -> Result<ExitStatus, StepError> {
             stderr: Stream::Pipe,
         },
     };
-    let (mut container, _agents) = executor::start(step, stdio)?;
+    let (mut container, _agents) = executor::start(step, stdio, &runtime::Pool::new())?;
     let controls = container.controls().map_err(StepError::Signal)?;
     let _guard = step.cancel.on_cancel(move || {
         // When it is gone already, it need not be killed.

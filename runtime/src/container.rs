@@ -5,6 +5,7 @@ use crate::child::Descriptors;
 use crate::mount_point::{MountPointMade, parse_made, remove_mount_point};
 use crate::network::Network;
 use crate::plan::Plan;
+use crate::pool::{self, CgroupKey, Pool};
 use crate::start_error::{StartError, Warning, describe, parse_failure, setup, start_error};
 use crate::stdio::{Size, Stdio, Streams, open_streams};
 use crate::sys;
@@ -16,6 +17,7 @@ use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The files that become `/`.
 #[derive(Clone, Debug)]
@@ -100,6 +102,10 @@ pub struct Container {
     warnings: Vec<Warning>,
     made: Vec<MountPointMade>,
     upper: Option<PathBuf>,
+    /// Who gets the cgroups afterwards, and for what kind of container they are.
+    pool: Option<(Arc<Pool>, CgroupKey)>,
+    /// Whether its processes can change what outlives them in a pool.
+    leaves_no_trace: bool,
     ended: bool,
 }
 
@@ -107,6 +113,15 @@ pub struct Container {
 ///
 /// Call it and [`Container::wait`] on one thread when `die_with_parent` is set.
 pub fn start(config: ContainerConfig) -> Result<Container, StartError> {
+    start_one(config, None)
+}
+
+/// Does the same for one of several containers of a build, with what an ended one left in the pool.
+pub fn start_in_pool(config: ContainerConfig, pool: &Arc<Pool>) -> Result<Container, StartError> {
+    start_one(config, Some(pool))
+}
+
+fn start_one(config: ContainerConfig, pool: Option<&Arc<Pool>>) -> Result<Container, StartError> {
     let ContainerConfig { id, spec, cgroup_parent, .. } = &config;
     if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
     {
@@ -114,8 +129,12 @@ pub fn start(config: ContainerConfig) -> Result<Container, StartError> {
     }
     let mut warnings = Vec::new();
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let cgroups = Cgroups::create(id, resources, cgroup_parent.as_deref(), &mut warnings)?;
-    start_in(config, cgroups, warnings)
+    let key = CgroupKey { resources: resources.cloned(), parent: cgroup_parent.clone() };
+    let cgroups = match pool.and_then(|pool| pool.cgroups(&key)) {
+        Some(cgroups) => cgroups,
+        None => Cgroups::create(id, resources, cgroup_parent.as_deref(), &mut warnings)?,
+    };
+    start_in(config, cgroups, warnings, pool.map(|pool| (pool.clone(), key)))
 }
 
 /// Starts a container in a cgroup that is there already.
@@ -123,11 +142,15 @@ pub(crate) fn start_in(
     config: ContainerConfig,
     cgroups: Cgroups,
     warnings: Vec<Warning>,
+    pool: Option<(Arc<Pool>, CgroupKey)>,
 ) -> Result<Container, StartError> {
     let ContainerConfig { id: _, spec, rootfs, stdio, network, cgroup_parent: _, die_with_parent } = config;
     let (terminal, streams) = open_streams(stdio, spec.process().as_ref().map_or(0, |process| process.user().uid()))?;
     let new_network = has_new_network(&spec);
-    let plan = Plan::new(&spec, &rootfs, &cgroups, network.plan(new_network), terminal, die_with_parent)?;
+    let mut plan = Plan::new(&spec, &rootfs, &cgroups, network.plan(new_network), terminal, die_with_parent)?;
+    if plan.network.join.is_some() {
+        plan.clone_flags &= !(libc::CLONE_NEWNET as u64);
+    }
     let (ours, theirs) = socket_pair().map_err(setup("socket pair"))?;
     let joins: Vec<i32> = cgroups.joins().map(AsRawFd::as_raw_fd).collect();
     let this = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
@@ -159,6 +182,8 @@ pub(crate) fn start_in(
         warnings,
         made: Vec::new(),
         upper,
+        pool,
+        leaves_no_trace: pool::leaves_no_trace(&spec),
         ended: false,
     };
     container.network.attach(pid, new_network)?;
@@ -342,14 +367,17 @@ impl Container {
         };
         self.ended = true;
         let oom_killed = self.cgroups.oom_killed();
-        self.clean_up();
+        self.clean_up(oom_killed);
         Ok(ExitStatus { code: status.exit_status(), signal: status.terminating_signal(), oom_killed })
     }
 
     /// Removes what the container needed; its processes are all gone with the first.
-    fn clean_up(&mut self) {
-        self.cgroups.remove();
-        self.network.release();
+    fn clean_up(&mut self, oom_killed: bool) {
+        match self.pool.take().filter(|_| self.leaves_no_trace && !oom_killed) {
+            Some((pool, key)) => pool.keep_cgroups(key, std::mem::take(&mut self.cgroups)),
+            None => self.cgroups.remove(),
+        }
+        self.network.release(self.leaves_no_trace);
         if let Some(upper) =
             self.upper.as_ref().filter(|_| !self.made.is_empty()).and_then(|path| path.canonicalize().ok())
         {

@@ -11,6 +11,7 @@
 //! stdio.rs       what it reads from and writes to
 //! start_error.rs why it did not start
 //! mount_point.rs what was made only to be mounted on goes away again
+//! pool.rs        what an ended container of a build leaves for the next one
 //! network/       none, host or a bridge with addresses and NAT; published ports
 //! owner.rs       whose something is, told by its name
 //! sweep.rs       what a killed process of ours left behind goes away here
@@ -29,6 +30,7 @@ mod mount_point;
 pub mod network;
 mod owner;
 mod plan;
+mod pool;
 mod seccomp;
 mod spec;
 mod start_error;
@@ -36,9 +38,10 @@ mod stdio;
 mod sweep;
 mod sys;
 
-pub use container::{Container, ContainerConfig, Controls, ExitStatus, Rootfs, WaitError, start};
+pub use container::{Container, ContainerConfig, Controls, ExitStatus, Rootfs, WaitError, start, start_in_pool};
 pub use oci_spec::runtime::{LinuxSeccomp, Spec};
 pub use owner::name as owned_name;
+pub use pool::Pool;
 pub use spec::{MountKind, MountPoint, Seccomp, SpecError, SpecOptions, Ulimit, UserIds, default_spec};
 pub use start_error::{StartError, Warning};
 pub use stdio::{Size, Stdio, Stream};

@@ -19,6 +19,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::Arc;
 
 /// The whole of what the child will do.
 pub(crate) struct Plan {
@@ -66,7 +67,7 @@ pub(crate) struct ProcessPlan {
     pub(crate) oom_score_adj: Option<Vec<u8>>,
     pub(crate) capabilities: CapabilitySets,
     pub(crate) no_new_privileges: bool,
-    pub(crate) filter: Option<crate::seccomp::Filter>,
+    pub(crate) filter: Option<Arc<crate::seccomp::Filter>>,
     pub(crate) die_with_parent: bool,
 }
 
@@ -296,7 +297,7 @@ fn plan_process(spec: &Spec, process: &Process, die_with_parent: bool) -> Result
         oom_score_adj: process.oom_score_adj().map(|score| score.to_string().into_bytes()),
         capabilities: capabilities::sets(process.capabilities().as_ref()),
         no_new_privileges,
-        filter: seccomp.map(crate::seccomp::compile).transpose()?,
+        filter: seccomp.map(crate::seccomp::compiled).transpose()?,
         die_with_parent,
     })
 }

@@ -229,6 +229,11 @@ pub(crate) fn unshare(flags: i32) -> Result<()> {
     call!(unshare, flags).map(drop)
 }
 
+/// Joins a namespace by a descriptor of it.
+pub(crate) fn setns(namespace: Fd, kind: i32) -> Result<()> {
+    call!(setns, namespace, kind).map(drop)
+}
+
 pub(crate) fn setsid() -> Result<()> {
     call!(setsid).map(drop)
 }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -211,11 +211,6 @@ fn is_opaque(folder: &Path) -> bool {
     ["trusted.overlay.opaque", "user.overlay.opaque"]
         .iter()
         .any(|name| rustix::fs::lgetxattr(folder, *name, &mut value[..]).is_ok_and(|size| size == 1 && value == *b"y"))
-}
-
-/// Tells whether a file of an overlay folder is a whiteout.
-pub(crate) fn is_whiteout(metadata: &std::fs::Metadata) -> bool {
-    metadata.file_type().is_char_device() && metadata.rdev() == 0
 }
 
 /// Takes a cache for as long as the file lives: its folder holds `data`.

@@ -3,22 +3,21 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use layer::{PackOptions, Timestamp, Tree};
+use layer::{PackOptions, Tree};
 use oci::users::{ProcessUser, Users};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
 use super::copy::MAX_USERS;
-use super::mount::{self, is_whiteout};
+use super::mount;
 use super::run_key::{Found, Keys};
 use super::{Bench, Made, timestamp};
 use crate::cache::Record;
 use crate::executor::{ExecStep, ExecuteError, Overlay, Stream};
 use crate::fault::{Fault, StepError};
-use crate::files::path::{ancestors, lossy};
+use crate::files::path::lossy;
 use crate::graph::ExecOperation;
 use crate::image_state::DEFAULT_PATH;
 use crate::layers::Layers;
@@ -39,7 +38,6 @@ pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, 
     let prepared = mount::prepare(operation, bench)?;
     let user = user(&tree, &operation.user)?;
     let active = store.snapshots().begin(&snapshot)?;
-    let stubs = Stubs::before(&tree, &prepared.mounts.iter().map(|mount| mount.target.as_str()).collect::<Vec<_>>())?;
     let request = bench.workshop.request;
     let tail = Tail::default();
     let output = |stream: Stream, bytes: &[u8]| {
@@ -83,7 +81,6 @@ pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, 
         });
     }
     drop(prepared);
-    stubs.remove(&active.upper()).map_err(|error| Fault::because("cannot tidy up after the process", &error))?;
     let mut sink = LayerSink::new(store.blobs(), &bench.workshop.cancel);
     let options = PackOptions { clamp_mtime: bench.workshop.epoch, ..PackOptions::default() };
     layer::write_diff(&active.upper(), &tree, &mut sink, &options)?;
@@ -174,83 +171,6 @@ impl Tail {
     fn lines(&self) -> Vec<String> {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().map(|line| lossy(line.trim_ascii_end())).collect()
-    }
-}
-
-/// Files and folders that exist only to mount on (`builder.md`, R13): they go again, and leave no trace in times.
-struct Stubs {
-    /// Paths that were missing, deepest first, without symbolic links on their way.
-    missing: Vec<Vec<u8>>,
-    /// Folders that were there, in which something was missing, with their times.
-    parents: Vec<(Vec<u8>, Timestamp)>,
-}
-
-/// What every container mounts.
-const ALWAYS_MOUNTED: &[&str] = &["/proc", "/sys", "/dev", "/etc/resolv.conf", "/etc/hosts"];
-
-impl Stubs {
-    /// Notes what is missing before the process runs.
-    fn before(tree: &Tree, targets: &[&str]) -> Result<Self, Fault> {
-        let mut stubs = Self { missing: Vec::new(), parents: Vec::new() };
-        for target in ALWAYS_MOUNTED.iter().chain(targets) {
-            let (path, node) = tree.resolve(target)?;
-            if node.is_some() || path.is_empty() {
-                continue;
-            }
-            stubs.missing.push(path.clone());
-            let mut found = false;
-            for above in ancestors(&path) {
-                match tree.lookup(above, layer::Follow::No)? {
-                    None => stubs.missing.push(above.to_vec()),
-                    Some(node) => {
-                        stubs.parents.push((above.to_vec(), node.mtime));
-                        found = true;
-                        break;
-                    }
-                }
-            }
-            if !found {
-                stubs.parents.push((Vec::new(), tree.root()?.mtime));
-            }
-        }
-        // Deepest first, so that a folder is empty by the time it is looked at.
-        stubs.missing.sort_by_key(|path| std::cmp::Reverse(path.clone()));
-        stubs.missing.dedup();
-        stubs.parents.sort();
-        stubs.parents.dedup();
-        Ok(stubs)
-    }
-
-    /// Removes what is still empty.
-    fn remove(&self, upper: &Path) -> io::Result<()> {
-        let at = |path: &[u8]| upper.join(std::ffi::OsStr::from_bytes(path));
-        for path in &self.missing {
-            let stub = at(path);
-            let Some(metadata) = found(std::fs::symlink_metadata(&stub))? else { continue };
-            let parent = stub.parent().unwrap_or(upper);
-            let before = std::fs::symlink_metadata(parent)?;
-            let removed = if metadata.is_dir() {
-                std::fs::remove_dir(&stub)
-            } else if metadata.is_file() && metadata.len() == 0 {
-                std::fs::remove_file(&stub)
-            } else {
-                continue;
-            };
-            match removed {
-                Ok(()) => set_mtime(parent, before.mtime(), before.mtime_nsec())?,
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-                Err(error) => return Err(error),
-            }
-        }
-        for (path, mtime) in &self.parents {
-            let folder = at(path);
-            let Some(metadata) = found(std::fs::symlink_metadata(&folder))? else { continue };
-            // Where the process itself changed something, the new time is true.
-            if metadata.is_dir() && !is_whiteout(&metadata) && std::fs::read_dir(&folder)?.next().is_none() {
-                set_mtime(&folder, mtime.seconds, i64::from(mtime.nanos))?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -166,8 +166,13 @@ async fn build_recorded(
             };
             let images = Images { engine: &engine, runtime, events: &*view, now, cancel: &cancel };
             let shell = recording.as_ref().and_then(|recording| recording.shell_on_error.as_deref());
-            let executor =
-                KeepingExecutor { store: engine.store(), recorder: &recorder, shell, opened: Mutex::new(false) };
+            let executor = KeepingExecutor {
+                store: engine.store(),
+                recorder: &recorder,
+                shell,
+                opened: Mutex::new(false),
+                inner: Default::default(),
+            };
             builder::build(&request, engine.store(), &executor, &images, &remote, &*recorder, &cancel)
                 .map_err(BuildOpError::from)
         })

@@ -66,7 +66,7 @@ fn on_v2_a_container_is_cloned_into_its_cgroup_and_devices_are_filtered() {
         cgroup_parent: None,
         die_with_parent: true,
     };
-    let mut container = start_in(config, cgroups, warnings).unwrap();
+    let mut container = start_in(config, cgroups, warnings, None).unwrap();
     let (mut stdout, mut stderr) = (String::new(), String::new());
     container.take_stdout().unwrap().read_to_string(&mut stdout).unwrap();
     container.take_stderr().unwrap().read_to_string(&mut stderr).unwrap();

@@ -105,6 +105,8 @@ pub(crate) struct Failure {
 /// The child's end.
 pub(crate) struct Outbox {
     pub(crate) socket: Fd,
+    /// The device of the root's files, once it is known: what is made on another goes away with that one's mount.
+    pub(crate) root_device: Option<(u32, u32)>,
 }
 
 /// Longer than any path.

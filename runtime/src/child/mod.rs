@@ -41,15 +41,15 @@ pub(crate) struct Descriptors<'a> {
 
 /// Becomes the container's program, or tells the parent why not.
 pub(crate) fn run(plan: &Plan, descriptors: &Descriptors<'_>) -> ! {
-    let outbox = Outbox { socket: descriptors.socket };
+    let mut outbox = Outbox { socket: descriptors.socket, root_device: None };
     sys::close(descriptors.parent_socket);
-    if let Err(failure) = prepare_and_exec(plan, descriptors, &outbox) {
+    if let Err(failure) = prepare_and_exec(plan, descriptors, &mut outbox) {
         outbox.failure(failure);
     }
     sys::exit(127)
 }
 
-fn prepare_and_exec(plan: &Plan, descriptors: &Descriptors<'_>, outbox: &Outbox) -> Result<(), Failure> {
+fn prepare_and_exec(plan: &Plan, descriptors: &Descriptors<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
     die_with_parent(descriptors.parent)?;
     sys::reset_signal_handlers();
     sys::umask(0);
@@ -59,11 +59,16 @@ fn prepare_and_exec(plan: &Plan, descriptors: &Descriptors<'_>, outbox: &Outbox)
     if plan.clone_flags & libc::CLONE_NEWCGROUP as u64 != 0 {
         sys::unshare(libc::CLONE_NEWCGROUP).map_err(Step::CgroupNamespace.fails())?;
     }
+    if let Some(namespace) = plan.network.join {
+        // Before the mounts: a sysfs shows the network of whoever mounts it.
+        sys::setns(namespace, libc::CLONE_NEWNET).map_err(Step::Network.at(6))?;
+    }
     sys::setsid().map_err(Step::Session.fails())?;
     // /proc/1 of a container is nobody's business until its own program runs.
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(Step::Session.fails())?;
 
     let root = mounts::root(&plan.root)?;
+    outbox.root_device = sys::stat(root).ok().map(|stat| (stat.stx_dev_major, stat.stx_dev_minor));
     mounts::all(root, &plan.mounts, outbox)?;
     mounts::devices(root, &plan.devices)?;
     mounts::links(root, &plan.links)?;

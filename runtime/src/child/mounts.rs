@@ -168,7 +168,7 @@ fn device(root: Fd, plan: &DevicePlan) -> Result<(), i32> {
 /// Makes the folders of a device such as `dev/net/tun`; these are in the new `/dev`, so nobody cleans up.
 fn make_parents(root: Fd, path: &[u8]) -> Result<(), i32> {
     let end = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-    let nobody = Outbox { socket: -1 };
+    let nobody = Outbox { socket: -1, root_device: None };
     let folder = target::open_or_make(root, &path[..end], Make::Folder, true, &nobody)?;
     sys::close(folder);
     Ok(())
@@ -207,7 +207,7 @@ fn open_terminal(root: Fd, size: Option<Size>, uid: u32, outbox: &Outbox) -> Res
         sys::ioctl(master, sys::TIOCSWINSZ, &raw const size as usize)?;
     }
     let mount = sys::open_tree(console, c"", false)?;
-    let nobody = Outbox { socket: -1 };
+    let nobody = Outbox { socket: -1, root_device: None };
     let place = target::open_or_make(root, b"dev/console", Make::File, true, &nobody)?;
     sys::move_mount(mount, place)?;
     sys::close(place);
@@ -238,7 +238,7 @@ pub(super) fn write_sysctl(root: Fd, path: &CStr, value: &[u8]) -> Result<(), i3
 /// Makes the working directory when it is missing, as root, as docker does.
 pub(super) fn working_directory(root: Fd, path: &CStr) -> Result<(), Failure> {
     // What is made here stays: it was asked for by name, so nobody is told.
-    let nobody = Outbox { socket: -1 };
+    let nobody = Outbox { socket: -1, root_device: None };
     let folder = target::open_or_make(root, path.to_bytes(), Make::Folder, false, &nobody)
         .map_err(Step::WorkingDirectory.fails())?;
     sys::close(folder);
@@ -265,8 +265,12 @@ pub(super) fn mask(root: Fd, paths: &[CString]) -> Result<(), Failure> {
     }
     check_proc(root).map_err(Step::NotProc.fails())?;
     let null = open_null(root).map_err(Step::Mask.fails())?;
+    let mut empty = None;
     for (index, path) in paths.iter().enumerate() {
-        mask_one(root, path, null).map_err(Step::Mask.at(index))?;
+        mask_one(root, path, null, &mut empty).map_err(Step::Mask.at(index))?;
+    }
+    if let Some(empty) = empty {
+        sys::close(empty);
     }
     sys::close(null);
     Ok(())
@@ -284,20 +288,29 @@ fn open_null(root: Fd) -> Result<Fd, i32> {
     Ok(null)
 }
 
-fn mask_one(root: Fd, path: &CStr, null: Fd) -> Result<(), i32> {
+/// `empty` is the folder that hid the first folder; it hides the others too, as nobody can write there.
+fn mask_one(root: Fd, path: &CStr, null: Fd, empty: &mut Option<Fd>) -> Result<(), i32> {
     let place = match target::open(root, path.to_bytes(), libc::O_PATH, sys::RESOLVE_NO_SYMLINKS) {
         Err(libc::ENOENT | libc::ENOTDIR) => return Ok(()),
         other => other?,
     };
     let folder = sys::stat(place)?.stx_mode as u32 & libc::S_IFMT == libc::S_IFDIR;
-    let mount = if folder {
-        let options = sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
-        new_mount(c"tmpfs", &[], options)?
-    } else {
-        sys::open_tree(null, c"", false)?
+    let mount = match *empty {
+        _ if !folder => sys::open_tree(null, c"", false)?,
+        // A copy of a mount has its options.
+        Some(empty) => sys::open_tree(empty, c"", false)?,
+        None => {
+            let options =
+                sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
+            new_mount(c"tmpfs", &[], options)?
+        }
     };
     let moved = sys::move_mount(mount, place);
-    sys::close(mount);
+    if folder && empty.is_none() {
+        *empty = Some(mount);
+    } else {
+        sys::close(mount);
+    }
     sys::close(place);
     moved
 }

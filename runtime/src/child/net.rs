@@ -11,6 +11,8 @@ pub(crate) struct NetworkPlan {
     pub(crate) loopback: bool,
     /// The address of `eth0`, which the parent puts there meanwhile.
     pub(crate) interface: Option<InterfacePlan>,
+    /// A namespace that is ready, to join instead of a new one; both of the above are done then.
+    pub(crate) join: Option<Fd>,
 }
 
 /// How `eth0` reaches the world.
@@ -29,7 +31,7 @@ struct InterfaceRequest {
 }
 
 /// Brings up `lo` and `eth0`, by name: numbers of interfaces are not known beforehand.
-pub(super) fn configure(plan: &NetworkPlan) -> Result<(), Failure> {
+pub(crate) fn configure(plan: &NetworkPlan) -> Result<(), Failure> {
     if !plan.loopback {
         return Ok(());
     }

@@ -150,7 +150,10 @@ fn make_or_follow(
     };
     match made {
         Ok(()) => {
-            if let Ok(place) = place_of(parent, name.as_slice()) {
+            let device = (before.stx_dev_major, before.stx_dev_minor);
+            if outbox.root_device.is_none_or(|root| root == device)
+                && let Ok(place) = place_of(parent, name.as_slice())
+            {
                 outbox.made(place.as_slice(), folder, before.stx_mtime.tv_sec, before.stx_mtime.tv_nsec);
             }
         }

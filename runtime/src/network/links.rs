@@ -18,6 +18,7 @@ const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_PID: u16 = 19;
+const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -78,20 +79,33 @@ fn already_there(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Makes a pair of interfaces: one on the bridge, the other as `eth0` in the network namespace of a process.
+/// Where the container's interface of a pair goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// Into the network namespace of a process.
+    Process(u32),
+    /// Into this namespace.
+    Namespace(std::os::fd::RawFd),
+}
+
+/// Makes a pair of interfaces: one on the bridge, the other as `eth0` in a network namespace.
 ///
 /// The bridge takes the smallest packet size of its members, so `mtu` becomes its own.
 pub(super) fn create_pair(
     socket: &Socket,
     bridge: u32,
     mtu: Option<u32>,
-    pid: u32,
+    end: End,
     address: Ipv4Addr,
 ) -> io::Result<()> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed) & 0xffff;
     let name = format!("sv{:06x}{number:04x}", std::process::id() & 0xff_ffff);
     let mtu = mtu.unwrap_or(1500).to_ne_bytes();
+    let (end, place) = match end {
+        End::Process(pid) => (IFLA_NET_NS_PID, pid.to_ne_bytes()),
+        End::Namespace(handle) => (IFLA_NET_NS_FD, handle.to_ne_bytes()),
+    };
     let mut messages = Messages::default();
     messages
         .begin(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &link_header(true))
@@ -104,7 +118,7 @@ pub(super) fn create_pair(
                     peer.text(IFLA_IFNAME, "eth0")
                         .attribute(IFLA_MTU, &mtu)
                         .attribute(IFLA_ADDRESS, &hardware_address(address))
-                        .attribute(IFLA_NET_NS_PID, &pid.to_ne_bytes());
+                        .attribute(end, &place);
                 });
             });
         });

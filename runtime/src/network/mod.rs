@@ -11,19 +11,24 @@
 
 mod leases;
 mod links;
+mod namespace;
 mod nat;
 mod netlink;
 mod publish;
 mod subnet;
 
+pub(crate) use namespace::Namespace;
 pub use publish::{BadPortMapping, PortMapping, PublishError, Published, publish};
 
 use crate::child::net::{InterfacePlan, NetworkPlan};
+use crate::pool::Pool;
 use leases::Lease;
 use netlink::Socket;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use subnet::Subnet;
 
 /// Which network a container gets.
@@ -49,7 +54,16 @@ pub struct Network {
 enum Kind {
     None,
     Host,
-    Bridge { bridge: Bridge, lease: Lease },
+    Bridge {
+        bridge: Bridge,
+        lease: Lease,
+    },
+    /// A namespace that is ready, from a pool or for it.
+    Ready {
+        namespace: Namespace,
+        mode: Mode,
+        pool: Arc<Pool>,
+    },
 }
 
 /// The bridge as it is.
@@ -82,6 +96,7 @@ impl Network {
         match &self.kind {
             Kind::None | Kind::Host => None,
             Kind::Bridge { lease, .. } => Some(lease.address),
+            Kind::Ready { namespace, .. } => namespace.place.as_ref().map(|(_, lease)| lease.address),
         }
     }
 
@@ -90,18 +105,22 @@ impl Network {
         match &self.kind {
             Kind::None | Kind::Host => None,
             Kind::Bridge { bridge, .. } => Some(bridge.subnet.gateway()),
+            Kind::Ready { namespace, .. } => namespace.place.as_ref().map(|(bridge, _)| bridge.subnet.gateway()),
         }
     }
 
     /// What the child does to its interfaces.
     pub(crate) fn plan(&self, new_namespace: bool) -> NetworkPlan {
         let interface = match &self.kind {
+            Kind::Ready { namespace, .. } if new_namespace => {
+                return NetworkPlan { join: Some(namespace.handle.as_raw_fd()), ..NetworkPlan::default() };
+            }
             Kind::Bridge { bridge: Bridge { subnet, .. }, lease } if new_namespace => {
                 Some(InterfacePlan { address: lease.address, mask: subnet.mask(), gateway: subnet.gateway() })
             }
             _ => None,
         };
-        NetworkPlan { loopback: new_namespace, interface }
+        NetworkPlan { loopback: new_namespace, interface, join: None }
     }
 
     /// Gives the child's network namespace, if it is new, its interface.
@@ -109,7 +128,8 @@ impl Network {
         match &self.kind {
             Kind::Bridge { bridge, lease } if new_namespace => {
                 let socket = route_socket()?;
-                links::create_pair(&socket, bridge.index, bridge.mtu, pid, lease.address)
+                let end = links::End::Process(pid);
+                links::create_pair(&socket, bridge.index, bridge.mtu, end, lease.address)
                     .map_err(failed("make a pair of interfaces"))
             }
             _ => Ok(()),
@@ -117,9 +137,17 @@ impl Network {
     }
 
     /// Gives the address back. The kernel removes the interface together with the namespace, in its own time.
-    pub(crate) fn release(&mut self) {
-        if !self.is_host() {
-            self.kind = Kind::None;
+    ///
+    /// The caller says whether the container can have left something behind; if not, a pool gets the namespace.
+    pub(crate) fn release(&mut self, clean: bool) {
+        if self.is_host() {
+            return;
+        }
+        if let Kind::Ready { namespace, mode, pool } = std::mem::replace(&mut self.kind, Kind::None)
+            && clean
+            && namespace.is_quiet()
+        {
+            pool.keep_network(mode, namespace);
         }
     }
 }
@@ -157,6 +185,26 @@ pub fn prepare(mode: Mode) -> Result<Network, NetworkError> {
             Ok(Network { kind: Kind::Bridge { bridge, lease } })
         }
     }
+}
+
+/// Makes a network ready for one container of several that run on behalf of the same build: a namespace that an ended one
+/// left in the pool, or a new one that goes there when the container has ended.
+pub fn prepare_in(mode: Mode, pool: &Arc<Pool>) -> Result<Network, NetworkError> {
+    let place = match &mode {
+        Mode::Host => return Ok(Network::host()),
+        Mode::None => None,
+        Mode::Bridge(state) => Some(state),
+    };
+    let namespace = match (pool.network(&mode), place) {
+        (Some(namespace), _) => namespace,
+        (None, None) => Namespace::new(None)?,
+        (None, Some(state)) => {
+            let bridge = ensure_bridge()?;
+            let lease = leases::take(state, bridge.subnet)?;
+            Namespace::new(Some((bridge, lease)))?
+        }
+    };
+    Ok(Network { kind: Kind::Ready { namespace, mode, pool: pool.clone() } })
 }
 
 /// Removes what dead owners of addresses left in `state`.

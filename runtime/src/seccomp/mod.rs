@@ -4,5 +4,5 @@ mod arch;
 mod compile;
 mod profile;
 
-pub(crate) use compile::{Filter, compile};
+pub(crate) use compile::{Filter, compiled};
 pub(crate) use profile::default_profile;

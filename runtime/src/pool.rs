@@ -1,0 +1,96 @@
+//! [`Pool`]: what a container of a build leaves for the next one: its network namespace and its cgroup.
+//!
+//! Making both costs the kernel more than all the rest of a container, and removing them as much again. The next
+//! container finds them as new, because only those come here
+//!
+//! - whose processes are all gone: the pool gets them when the first process was reaped, and a PID namespace ends with it;
+//! - whose processes could change neither: without `CAP_NET_ADMIN` and `CAP_SYS_ADMIN`, with a PID namespace of their own,
+//!   and with cgroups that they see read-only;
+//! - that are quiet: a network without sockets or waiting ports, a cgroup that killed nobody.
+//!
+//! Two containers never have the same one at the same time. All that else makes a container (mounts, PIDs, IPC, names)
+//! is new for each.
+
+use crate::cgroups::Cgroups;
+use crate::network::Namespace;
+use oci_spec::runtime::{Capability, LinuxNamespaceType, LinuxResources, Spec};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What ended containers left for the next ones. Dropping it removes all that.
+#[derive(Debug, Default)]
+pub struct Pool {
+    networks: Mutex<Vec<(crate::network::Mode, Namespace)>>,
+    cgroups: Mutex<Vec<(CgroupKey, Cgroups)>>,
+}
+
+/// What a cgroup was made for: another container with the same may have it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct CgroupKey {
+    pub(crate) resources: Option<LinuxResources>,
+    pub(crate) parent: Option<String>,
+}
+
+impl Pool {
+    /// An empty one.
+    pub fn new() -> Arc<Pool> {
+        Arc::default()
+    }
+
+    pub(crate) fn network(&self, mode: &crate::network::Mode) -> Option<Namespace> {
+        take(&mut lock(&self.networks), |known| known == mode)
+    }
+
+    pub(crate) fn keep_network(&self, mode: crate::network::Mode, namespace: Namespace) {
+        lock(&self.networks).push((mode, namespace));
+    }
+
+    pub(crate) fn cgroups(&self, key: &CgroupKey) -> Option<Cgroups> {
+        take(&mut lock(&self.cgroups), |known| known == key)
+    }
+
+    pub(crate) fn keep_cgroups(&self, key: CgroupKey, cgroups: Cgroups) {
+        lock(&self.cgroups).push((key, cgroups));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn take<K, T>(kept: &mut Vec<(K, T)>, fits: impl Fn(&K) -> bool) -> Option<T> {
+    let place = kept.iter().position(|(key, _)| fits(key))?;
+    Some(kept.swap_remove(place).1)
+}
+
+/// Whether the processes of this container leave nothing behind in its network namespace and cgroup.
+pub(crate) fn leaves_no_trace(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
+    let own_pids = namespaces.into_iter().flatten().any(|one| one.typ() == LinuxNamespaceType::Pid);
+    let sysctls = linux.and_then(|linux| linux.sysctl().as_ref()).is_some_and(|sysctls| !sysctls.is_empty());
+    let bounding = spec.process().as_ref().and_then(|process| process.capabilities().as_ref()?.bounding().as_ref());
+    // Without a bounding set nothing is known to be out of reach.
+    let powerful =
+        bounding.is_none_or(|set| [Capability::NetAdmin, Capability::SysAdmin].iter().any(|one| set.contains(one)));
+    own_pids && !sysctls && !powerful
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{SpecOptions, default_spec};
+
+    #[test]
+    fn only_a_container_without_power_over_its_surroundings_leaves_them_to_others() {
+        let spec = |privileged| {
+            default_spec(&SpecOptions { args: vec!["x".into()], privileged, ..SpecOptions::default() }).unwrap()
+        };
+        assert!(leaves_no_trace(&spec(false)));
+        assert!(!leaves_no_trace(&spec(true)));
+        let mut spec = spec(false);
+        let mut linux = spec.linux().clone().unwrap();
+        linux.set_sysctl(Some([("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into()));
+        spec.set_linux(Some(linux));
+        assert!(!leaves_no_trace(&spec));
+    }
+}
