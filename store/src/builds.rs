@@ -1,6 +1,7 @@
 //! [`Builds`]: what is remembered of builds: a record, every step's log, and the files of the last failed steps.
 //!
 //! ```text
+//! builds/.grew         since the last pruning, a build has written more than its record
 //! builds/ID/
 //! ├── journal          what happened so far, a line of JSON each; locked by the build as long as it lives
 //! ├── record.json      all of it, once the build is over; the journal goes then
@@ -186,9 +187,19 @@ impl Builds {
         self.prune_kept(0)
     }
 
+    /// Tells whether [`Builds::prune`] may have something to do, at the price of a look: there are a tenth too many
+    /// builds, or one has written logs or kept files since.
+    pub fn needs_pruning(&self, limits: BuildLimits) -> Result<bool, FileError> {
+        let most = limits.builds.saturating_add(limits.builds / 10);
+        Ok(self.home.layout().builds_grew().exists() || self.ids()?.len() > most)
+    }
+
     /// Forgets the oldest builds until what is left is within the limits; those that run stay. Returns how many went.
     pub fn prune(&self, limits: BuildLimits) -> Result<usize, FileError> {
-        let mut builds = self.by_age()?;
+        // Before looking: what a build adds meanwhile is for the next time.
+        let mark = self.home.layout().builds_grew();
+        found(fs::remove_file(&mark)).during("remove", &mark)?;
+        let builds = self.by_age()?;
         let mut gone = 0;
         let mut bytes: u64 = 0;
         let mut keep = 0;
@@ -199,7 +210,6 @@ impl Builds {
                 gone += usize::from(self.remove(id)?);
             }
         }
-        builds.clear();
         self.prune_kept(limits.kept)?;
         Ok(gone)
     }

@@ -203,6 +203,11 @@ impl Layout {
         self.home.join("builds")
     }
 
+    /// Returns the file that says that builds may have outgrown their limits.
+    pub fn builds_grew(&self) -> PathBuf {
+        self.builds().join(".grew")
+    }
+
     /// Returns the folder of a build.
     pub fn build(&self, id: &BuildId) -> PathBuf {
         self.builds().join(id.as_str())

@@ -116,6 +116,7 @@ pub async fn build(
     let recorder = Arc::new(recorder);
     // Beside the build there is time to forget what is old. What cannot be removed now is tried again by the next build.
     let (limits, builds) = (options.recording.as_ref().map(|recording| recording.limits), engine.store().builds());
+    let limits = limits.filter(|limits| builds.needs_pruning(*limits).unwrap_or(true));
     let forgetting = limits.map(|limits| std::thread::spawn(move || builds.prune(limits)));
     let result = build_recorded(engine, options, view, &recorder, cancel).await;
     let (status, error, images) = match &result {

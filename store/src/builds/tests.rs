@@ -105,7 +105,10 @@ fn the_oldest_builds_go_first() {
         file.set_modified(std::time::UNIX_EPOCH + second).expect("set");
     }
     let limits = BuildLimits { builds: 3, ..BuildLimits::default() };
+    assert!(builds.needs_pruning(BuildLimits::default()).expect("looked"), "there are logs");
     assert_eq!(builds.prune(limits).expect("pruned"), 2);
+    assert!(!builds.needs_pruning(limits).expect("looked"));
+    assert!(builds.needs_pruning(BuildLimits { builds: 2, ..limits }).expect("looked"), "there are too many");
     let left: Vec<String> = builds.list().expect("listed").into_iter().map(|record| record.id).collect();
     assert_eq!(left, ["b4", "b3", "b2"]);
     // The newest stays whatever it weighs.

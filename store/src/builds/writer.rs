@@ -38,6 +38,8 @@ struct State {
     logs: BTreeMap<usize, Log>,
     /// The first thing that went wrong; nothing is written after it.
     failed: Option<FileError>,
+    /// Whether others were told that there is more than a record.
+    grew: bool,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,7 @@ impl BuildWriter {
             waiting: Vec::new(),
             logs: BTreeMap::new(),
             failed: None,
+            grew: false,
         };
         let writer = Self { home, id: id.clone(), state: Mutex::new(state) };
         writer.add(Entry::Begun { asked });
@@ -103,6 +106,7 @@ impl BuildWriter {
         let number = state.record.step_mut(step).number;
         if !state.logs.contains_key(&number) {
             self.write_waiting(&mut state);
+            self.grow(&mut state);
             let path = self.home.layout().build_log(&self.id, number);
             let opened = path.parent().map_or(Ok(()), private_folder).and_then(|()| private_file(&path));
             match opened {
@@ -149,7 +153,11 @@ impl BuildWriter {
     ///
     /// When it cannot be moved: then it is where it was.
     pub fn keep(&self, step: usize, upper: &Path) -> Result<PathBuf, FileError> {
-        let number = self.state().record.step_mut(step).number;
+        let number = {
+            let mut state = self.state();
+            self.grow(&mut state);
+            state.record.step_mut(step).number
+        };
         let folder = self.home.layout().build_kept(&self.id, number);
         private_folder(&folder)?;
         let place = folder.join("fs");
@@ -183,6 +191,13 @@ impl BuildWriter {
         private_file(&path)?.write_all(&bytes).during("write", &path)?;
         let path = self.home.layout().build_journal(&self.id);
         fs::remove_file(&path).during("remove", &path)
+    }
+
+    /// Says that builds may have outgrown their limits. If nobody can be told, the number of builds still bounds them.
+    fn grow(&self, state: &mut State) {
+        if !std::mem::replace(&mut state.grew, true) {
+            let _: Result<File, FileError> = private_file(&self.home.layout().builds_grew());
+        }
     }
 
     fn write_waiting(&self, state: &mut State) {
