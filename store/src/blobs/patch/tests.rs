@@ -143,7 +143,8 @@ fn a_collection_keeps_the_base_of_what_is_used() {
     patch.keep(0, whole.len() as u64).and_then(|()| patch.write_all(b"own")).expect("written");
     let (digest, _) = patch.commit().expect("committed");
     let key = Digest::sha256(b"key");
-    store.build_cache().put(&key, b"{}", &[oci::DiffId(digest.clone())]).expect("put");
+    let keeps = crate::Keeps { layers: vec![oci::DiffId(digest.clone())], ..crate::Keeps::default() };
+    store.build_cache().put(&key, b"{}", &keeps).expect("put");
     assert_eq!(store.collect().expect("collected").blobs, 0);
     assert_eq!(read(&store, &digest).len(), whole.len() + 3);
     store.build_cache().remove(&key).expect("removed");
