@@ -234,3 +234,57 @@ fn k11_an_image_can_be_its_own_cache() {
         assert_eq!(std::fs::read_to_string(&iid).unwrap(), id);
     }
 }
+
+#[test]
+fn k10_an_image_that_is_only_sent_moves_no_layer_that_the_registry_has() {
+    let env = TestEnv::new();
+    let registry = env.registry();
+    let app = env.context("app", "FROM scratch\nCOPY large /\nCOPY Dockerfile /\n");
+    // Hard to compress, so that its blobs are known by their size.
+    let large: Vec<u8> = (0..100_000_u32).flat_map(|number| number.wrapping_mul(0x9E37_79B1).to_be_bytes()).collect();
+    env.write("app/large", &large);
+    let name = |repository: &str| format!("{}/{repository}:1", registry.address);
+    let (to, from) = (format!("type=registry,ref={}", name("cache")), name("cache"));
+    build(&env, "A", &["-t", &name("first"), "--push", "--cache-to", &to, path(&app)]).success();
+    let ran = build(&env, "B", &["-t", &name("second"), "--push", "--cache-from", &from, path(&app)]);
+    let stderr = ran.stderr();
+    assert_eq!(cached(&stderr), 2, "{stderr}");
+    ran.success();
+    assert!(stderr.contains("is at its registry only"), "{stderr}");
+    assert!(blob_sizes(&env.path("B")).iter().all(|size| *size < 100_000), "{stderr}");
+    // It is the same image, whole, and whoever wants it here gets it.
+    let pull = |home: &str, name: &str| run(env.command(["pull", name]).env("SLIPWAY_HOME", env.path(home))).success();
+    let digest = |pulled: &str| pulled.lines().find(|line| line.starts_with("Digest:")).unwrap().to_owned();
+    assert_eq!(digest(&pull("C", &name("first"))), digest(&pull("B", &name("second"))));
+    let ran = build(&env, "D", &["-t", &name("third"), "--push", "--load", "--cache-from", &from, path(&app)]);
+    assert!(!ran.stderr().contains("is at its registry only"), "{}", ran.stderr());
+    ran.success();
+
+    // To another registry the layers go by way of here.
+    let other = TestEnv::new();
+    let elsewhere = other.registry();
+    let target = format!("{}/app:1", elsewhere.address);
+    build(&env, "E", &["-t", &target, "--push", "--cache-from", &from, path(&app)]).success();
+    assert_eq!(digest(&pull("F", &target)), digest(&pull("C", &name("first"))));
+}
+
+#[test]
+fn k12_a_layer_that_is_lost_when_the_image_is_sent_is_made_again() {
+    let env = TestEnv::new();
+    let registry = env.registry();
+    let app = context(&env, "app", TWO_COPIES, "1");
+    let folder = env.path("cache");
+    let (to, from) = (format!("type=local,dest={}", path(&folder)), format!("type=local,src={}", path(&folder)));
+    build(&env, "A", &["--cache-to", &to, path(&app)]).success();
+    for blob in layout_blobs(&folder) {
+        // The layers, and not the JSON that names them.
+        if std::fs::read(&blob).unwrap().starts_with(&[0x1f, 0x8b]) {
+            std::fs::remove_file(blob).unwrap();
+        }
+    }
+    let name = format!("{}/app:1", registry.address);
+    let ran = build(&env, "B", &["-t", &name, "--push", "--cache-from", &from, path(&app)]);
+    assert!(ran.stderr().contains("could not give"), "{}", ran.stderr());
+    ran.success();
+    run(env.command(["pull", &name]).env("SLIPWAY_HOME", env.path("C"))).success();
+}

@@ -153,7 +153,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
-    let cache = flags::cache::parse(&args.cache_from, &args.cache_to)?;
+    let cache = flags::cache::parse(&args.cache_from, &args.cache_to, args.load)?;
     let outputs = outputs::parse(&args.outputs, args.push, session.cancel())?;
     let spec = context_spec(&args)?;
     let mut request = request(&args)?;
@@ -223,6 +223,9 @@ fn report(args: &Args, result: &BuildResult, cancel: &Cancel) -> anyhow::Result<
         write(path, serde_json::to_string_pretty(&metadata)?.as_bytes(), cancel)?;
     }
     if !result.kept {
+        for name in &result.names {
+            terminal::note(&format!("{} is at its registry only: layers of it were not needed here", name.familiar()));
+        }
         return Ok(());
     }
     if args.quiet || result.names.is_empty() {

@@ -13,10 +13,10 @@ use crate::failure::Failure;
 const TAG: &str = "latest";
 
 /// Reads all `--cache-from`s and `--cache-to`s.
-pub(crate) fn parse(from: &[String], to: &[String]) -> anyhow::Result<CacheOptions> {
+pub(crate) fn parse(from: &[String], to: &[String], load: bool) -> anyhow::Result<CacheOptions> {
     let from = from.iter().map(|text| source(text).with_context(|| format!("--cache-from `{text}`")));
     let to = to.iter().map(|text| export(text).with_context(|| format!("--cache-to `{text}`")));
-    Ok(CacheOptions { from: from.collect::<Result<_, _>>()?, to: to.collect::<Result<_, _>>()? })
+    Ok(CacheOptions { from: from.collect::<Result<_, _>>()?, to: to.collect::<Result<_, _>>()?, load })
 }
 
 /// What `type=…,key=value` says.
@@ -162,8 +162,8 @@ mod tests {
 
     fn read(from: &[&str], to: &[&str]) -> String {
         let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        match parse(&own(from), &own(to)) {
-            Ok(CacheOptions { from, to }) => {
+        match parse(&own(from), &own(to), false) {
+            Ok(CacheOptions { from, to, .. }) => {
                 let from = from.iter().map(|source| format!("{source:?}"));
                 from.chain(to.iter().map(|export| format!("{export:?}"))).collect::<Vec<_>>().join("\n")
             }

@@ -16,6 +16,7 @@ use crate::ops::run::RunError;
 use crate::ops::save::SaveError;
 use crate::ops::tag::TagError;
 use crate::past::PastError;
+use crate::remote_cache::CacheError;
 use crate::ssh::SshError;
 
 /// Finds advice for an error or for what caused it; the first that is known wins.
@@ -34,6 +35,13 @@ fn of_one(error: &(dyn Error + 'static)) -> Option<String> {
     let push = error.downcast_ref::<PushError>().or_else(|| error.downcast_ref::<Box<PushError>>().map(AsRef::as_ref));
     if let Some(PushError::Request(error)) = push {
         return of_request(error);
+    }
+    let cache =
+        error.downcast_ref::<CacheError>().or_else(|| error.downcast_ref::<Box<CacheError>>().map(AsRef::as_ref));
+    match cache {
+        Some(CacheError::Pull(error)) => return of_pull(error),
+        Some(CacheError::Push(PushError::Request(error))) => return of_request(error),
+        _ => {}
     }
     match error.downcast_ref() {
         Some(LoginError::Request(error)) => return of_request(error),

@@ -12,6 +12,7 @@
 //! | `contents` | what a place holds: records and layers, of a cache or of an image |
 //! | `remote` | `builder::RemoteCache` filled in: read when a key is missed, layers when they are needed |
 //! | `export` | writing a cache, together with what others wrote |
+//! | `send_on` | an image to a registry whose layers are not all here |
 //! | `transfer` | what a build does about caches before and after |
 //!
 //! **Invariant:** what a cache says about a layer is believed only after the tar was hashed. What it says about which layer
@@ -22,6 +23,7 @@ mod export;
 mod folder;
 pub mod place;
 mod remote;
+mod send_on;
 mod transfer;
 
 use std::path::PathBuf;
@@ -32,7 +34,7 @@ use oci::{Digest, Reference};
 use registry::client::{PullError, PushError};
 use store::{BlobError, FileError, LayerError};
 
-pub(crate) use transfer::Transfer;
+pub(crate) use transfer::{Sent, Transfer};
 
 /// How a build takes from caches elsewhere, and gives to them.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +43,8 @@ pub struct CacheOptions {
     pub from: Vec<CacheSource>,
     /// `--cache-to`: what to write.
     pub to: Vec<CacheExport>,
+    /// Whether an image that is only sent is to be here whole all the same (`--load`).
+    pub load: bool,
 }
 
 impl CacheOptions {

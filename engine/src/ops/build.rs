@@ -19,7 +19,7 @@ use crate::output::{Output, Sink};
 use crate::publish::{self, ReadyError};
 use crate::recorder::{Recorder, Recording};
 use crate::remote::{Environment, Fetcher};
-use crate::remote_cache::{CacheExportError, CacheOptions, Transfer};
+use crate::remote_cache::{CacheError, CacheExportError, CacheOptions, Sent, Transfer};
 use crate::shell::KeepingExecutor;
 use crate::ssh::{Agents, SshError, SshSource};
 use crate::{Cancel, Engine};
@@ -91,6 +91,8 @@ pub enum BuildOpError {
     Push(#[from] PushError),
     #[error(transparent)]
     Cache(#[from] CacheExportError),
+    #[error("cannot send the image on from the cache")]
+    SendOn(#[from] Box<CacheError>),
     #[error("`{tag}` cannot be given to an image, because it is a digest")]
     Digest { tag: Reference },
 }
@@ -150,17 +152,60 @@ async fn build_recorded(
     let transfer = Transfer::prepare(engine, cache, &mut request, &view, cancel);
     // Beside the build there is time to clean up after those that were killed.
     std::thread::spawn(crate::machine::sweep);
-    let built = {
-        let (engine, cancel) = (engine.clone(), cancel.clone());
-        let (view, runtime) = (view.clone(), tokio::runtime::Handle::current());
-        let recorder = recorder.clone();
+    let surroundings = Arc::new((ssh, environment, recording));
+    request.transfer.lazy = transfer.may_leave_layers(&outputs);
+    let built = loop {
+        let solving = Solving { engine, surroundings: &surroundings, view: &view, recorder, cancel };
+        let built = solving.solve(request.clone()).await?;
+        if !request.transfer.lazy {
+            break built;
+        }
+        let names = all_names(&tags, &outputs);
+        match transfer.send_on(engine, &built, &names, &*view, cancel).await.map_err(Box::new)? {
+            Sent::Whole => break built,
+            Sent::Sent(descriptor) => {
+                transfer.write(engine, &built.images, &*view).await?;
+                let id = match built.images.as_slice() {
+                    [image] => image.config_digest.clone(),
+                    _ => descriptor.digest.clone(),
+                };
+                return Ok(BuildResult { images: built.images, descriptor, id, names, kept: false });
+            }
+            Sent::Lost => request.transfer.lazy = false,
+        }
+    };
+    let store = engine.store().clone();
+    let placed = store::blocking::run(move || place(&store, built, tags, outputs, now)).await?;
+    for reference in &placed.push {
+        push(engine, reference, PushOptions::default(), &*view).await?;
+    }
+    transfer.write(engine, &placed.result.images, &*view).await?;
+    Ok(placed.result)
+}
+
+/// All that solving a request needs beside it.
+struct Solving<'a> {
+    engine: &'a Engine,
+    surroundings: &'a Arc<(Vec<SshSource>, Environment, Option<Recording>)>,
+    view: &'a Arc<dyn BuildView>,
+    recorder: &'a Arc<Recorder>,
+    cancel: &'a Cancel,
+}
+
+impl Solving<'_> {
+    async fn solve(&self, request: BuildRequest) -> Result<Built, BuildOpError> {
+        let now = request.now;
+        let (engine, cancel, surroundings) = (self.engine.clone(), self.cancel.clone(), self.surroundings.clone());
+        let (view, runtime) = (self.view.clone(), tokio::runtime::Handle::current());
+        let recorder = self.recorder.clone();
         store::blocking::run(move || {
-            let agents = Agents::open(&ssh, &environment)?;
+            let (ssh, environment, recording) = &*surroundings;
+            let agents = Agents::open(ssh, environment)?;
             let request = BuildRequest { agents: agents.sockets.clone(), ..request };
             let remote = Fetcher {
                 engine: &engine,
                 runtime: runtime.clone(),
-                environment: &environment,
+                environment,
                 secrets: &request.secrets,
                 agents: &request.agents,
                 own: false,
@@ -177,15 +222,20 @@ async fn build_recorded(
             builder::build(&request, engine.store(), &executor, &images, &remote, &*recorder, &cancel)
                 .map_err(BuildOpError::from)
         })
-        .await?
-    };
-    let store = engine.store().clone();
-    let placed = store::blocking::run(move || place(&store, built, tags, outputs, now)).await?;
-    for reference in &placed.push {
-        push(engine, reference, PushOptions::default(), &*view).await?;
+        .await
     }
-    transfer.write(engine, &placed.result.images, &*view).await?;
-    Ok(placed.result)
+}
+
+/// Returns the names that an image gets which goes to registries only.
+fn all_names(tags: &[Reference], outputs: &[Output]) -> Vec<Reference> {
+    let mut names = Vec::new();
+    for output in outputs {
+        if let Output::Image { names: further, .. } = output {
+            names.extend(tags.iter().chain(further).cloned());
+        }
+    }
+    names.dedup();
+    names
 }
 
 /// What was put in its place, and what remains to be sent.

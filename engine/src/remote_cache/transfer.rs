@@ -3,20 +3,34 @@
 use std::sync::Arc;
 
 use builder::remote_cache::Ledger;
-use builder::{BuildEvent, BuildRequest, BuiltImage, Cancel, RemoteCache};
+use builder::{BuildEvent, BuildRequest, Built, BuiltImage, Cancel, RemoteCache};
 use jiff::Timestamp;
+use oci::{Descriptor, Reference};
 
 use super::export::{Known, export};
 use super::remote::{Remote, chain};
-use super::{CacheExport, CacheExportError, CacheOptions, CacheTarget};
+use super::send_on::{lacks_layers, send_on};
+use super::{CacheError, CacheExport, CacheExportError, CacheOptions, CacheTarget};
 use crate::Engine;
 use crate::ops::build::BuildView;
+use crate::output::Output;
+
+/// What came of sending an image of which layers are not here.
+pub(crate) enum Sent {
+    /// All layers are here.
+    Whole,
+    /// It was sent; this is what it is there.
+    Sent(Descriptor),
+    /// A layer cannot be had: the build must bring them all, or do their steps again.
+    Lost,
+}
 
 /// The caches of one build.
 pub(crate) struct Transfer {
     to: Vec<CacheExport>,
     ledger: Option<Arc<Ledger>>,
     remote: Option<Remote>,
+    load: bool,
     now: Timestamp,
 }
 
@@ -29,7 +43,7 @@ impl Transfer {
         view: &Arc<dyn BuildView>,
         cancel: &Cancel,
     ) -> Self {
-        let CacheOptions { from, to } = options;
+        let CacheOptions { from, to, load } = options;
         let remote = (!from.is_empty()).then(|| Remote::new(engine, &from, view.clone(), cancel));
         // As docker has it, the build argument asks for it too.
         let argument = request.build_args.get("BUILDKIT_INLINE_CACHE").map(String::as_str);
@@ -39,7 +53,35 @@ impl Transfer {
         request.transfer.remote = remote.clone().map(|remote| Arc::new(remote) as Arc<dyn RemoteCache>);
         request.transfer.ledger.clone_from(&ledger);
         request.transfer.inline = inline;
-        Self { to, ledger, remote, now: request.now }
+        Self { to, ledger, remote, load, now: request.now }
+    }
+
+    /// Tells whether layers of the image may stay where they are: it is only sent on.
+    pub(crate) fn may_leave_layers(&self, outputs: &[Output]) -> bool {
+        let only_sent = outputs.iter().all(|output| matches!(output, Output::Image { push: true, .. }));
+        self.remote.is_some() && !self.load && !outputs.is_empty() && only_sent
+    }
+
+    /// Sends an image of which layers are not here.
+    pub(crate) async fn send_on(
+        &self,
+        engine: &Engine,
+        built: &Built,
+        names: &[Reference],
+        view: &dyn BuildView,
+        cancel: &Cancel,
+    ) -> Result<Sent, CacheError> {
+        let Some(remote) = &self.remote else { return Ok(Sent::Whole) };
+        let (store, looked_at) = (engine.store().clone(), built.clone());
+        if !store::blocking::run(move || lacks_layers(&store, &looked_at)).await? {
+            return Ok(Sent::Whole);
+        }
+        match send_on(engine, remote, built, names, view, cancel).await {
+            Ok(descriptor) => Ok(Sent::Sent(descriptor)),
+            // The registry that the image was to go to is at fault.
+            Err(error @ CacheError::Push(_)) => Err(error),
+            Err(_) => Ok(Sent::Lost),
+        }
     }
 
     /// Writes the caches that are to be written.
