@@ -10,6 +10,7 @@ mod files;
 mod patches;
 mod remote;
 mod reproducible;
+mod rows;
 mod run;
 
 use std::collections::BTreeMap;
