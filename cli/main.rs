@@ -26,6 +26,7 @@ mod sink;
 mod table;
 mod terminal;
 mod units;
+mod verification;
 
 use std::process::ExitCode;
 

@@ -75,6 +75,8 @@ FROM busybox
 COPY --from=build /src /src
 RUN --network=none find /src /bin -exec stat -c '%n %Y %a' {} + | sort > /list
 COPY --link script /bin/
+USER 33
+RUN --network=none cat /etc/hosts /etc/resolv.conf > /dev/null
 ";
 
 fn context(env: &TestEnv) -> PathBuf {
@@ -184,4 +186,82 @@ fn a_build_that_is_fully_cached_gives_the_identical_image() {
     let later = SystemTime::now() + Duration::from_secs(60);
     std::fs::File::open(context.join("Dockerfile")).and_then(|file| file.set_modified(later)).expect("touch");
     assert_eq!(first, build());
+}
+
+#[test]
+fn verify_names_the_files_that_differ_and_how() {
+    if !needs::root() {
+        return;
+    }
+    let env = TestEnv::with_busybox();
+    let dockerfile = "FROM busybox AS build\nRUN --network=none date +%s%N > /stamp; mkdir -p /var/log; date +%s%N > /var/log/x.log\n\
+                      RUN --network=none echo same > /same\n\
+                      FROM busybox\nCOPY --from=build \\\n  /stamp /stamp\nCOPY --from=build /same /same\n\
+                      RUN --network=none --mount=type=cache,target=/c cat /c/before; date +%s%N > /c/before; touch /n.$(cut -c1-8 /proc/sys/kernel/random/uuid)\n";
+    let context = env.context("app", dockerfile);
+    // What lies in a cache of normal builds neither matters to the verification, nor does it change.
+    env.slipway(["build", "-q", path(&context)]).success();
+    let verify = env.slipway(["build", "--verify", "-t", "app", path(&context)]);
+    let (told, stderr) = (verify.stdout(), verify.stderr());
+    assert_eq!(verify.code(), 1, "{told}{stderr}");
+    assert!(
+        stderr.contains("error: the image is not reproducible: 1 step made 2 files differently; 2 steps after that"),
+        "{stderr}"
+    );
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(lines[0].contains("Dockerfile:2: [build 2/3] RUN"), "{told}");
+    assert!(lines[1].starts_with("  /stamp: content from byte "), "{told}");
+    assert!(lines[2].starts_with("  /var/log/x.log: content from byte "), "{told}");
+    assert!(lines[3].starts_with("  hint: /var/log/x.log: logs tell the time"), "{told}");
+    assert!(lines[4].contains("Dockerfile:5-6: [stage-1 2/4] COPY"), "{told}");
+    assert!(lines[5].starts_with("  perhaps only because of [build 2/3] RUN"), "{told}");
+    assert!(lines[6].starts_with("  /stamp: content"), "{told}");
+    assert!(told.contains(": made by the first build only\n") && told.contains(": made by the second build only\n"));
+    assert!(lines.last().expect("a line").starts_with("different: sha256:"), "{told}");
+    assert!(!told.contains("/same"), "{told}");
+    assert!(env.slipway(["inspect", "app"]).code() != 0, "what differs gets no name");
+    // The normal cache is as it was.
+    let cached = env.slipway(["build", path(&context)]);
+    assert_eq!(cached.stderr().matches("CACHED").count(), 5, "{}", cached.stderr());
+
+    let json = env.slipway(["build", "--verify=json", path(&context)]).stdout();
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((json["reproducible"].as_bool(), json["epoch"].as_i64()), (Some(false), Some(315_532_800)));
+    let step = &json["steps"][0];
+    assert_eq!((step["lines"][0].as_i64(), step["files"][0]["path"].as_str()), (Some(2), Some("/stamp")));
+    assert_eq!(step["files"][0]["changes"][0]["what"], "content");
+    assert!(json["steps"][1]["follows"][0].as_str().expect("a step").starts_with("[build 2/3] RUN"), "{json}");
+}
+
+#[test]
+fn verify_says_when_two_builds_are_identical_and_keeps_what_has_a_name() {
+    if !needs::root() {
+        return;
+    }
+    let env = TestEnv::with_busybox();
+    let dockerfile = "FROM busybox AS build\nRUN --network=none date +%s%N > /stamp && echo same > /same\n\
+                      FROM busybox\nCOPY --from=build /same /same\nRUN --network=none touch /now\n";
+    let context = env.context("app", dockerfile);
+    let told = env.slipway(["build", "--verify", path(&context)]).success();
+    assert!(told.contains("  /stamp: content") && told.contains("identical: sha256:"), "{told}");
+    assert!(told.contains("What differs stays in other stages"), "{told}");
+    assert_eq!(env.slipway(["images", "-q"]).success().lines().count(), 1, "nothing is kept without a name");
+    let metadata = env.path("metadata.json");
+    let flags = ["--metadata-file", path(&metadata), path(&context)];
+    env.slipway(["build", "--verify", "-t", "app"].into_iter().chain(flags)).success();
+    let digest = || {
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&metadata).expect("written")).expect("JSON");
+        json["containerimage.digest"].as_str().expect("a digest").to_owned()
+    };
+    let verified = digest();
+    assert!(told.contains(&verified), "{told} {verified}");
+    assert_eq!(env.slipway(["run", "--rm", "--network=none", "app", "cat", "/same"]).success(), "same\n");
+    // It is the image that a normal build makes.
+    env.slipway(["build", "--reproducible", "-t", "app"].into_iter().chain(flags)).success();
+    assert_eq!(digest(), verified);
+    // A build that fails is told as ever.
+    let broken = env.context("broken", "FROM busybox\nRUN --network=none exit 3\n");
+    let stderr = env.slipway(["build", "--verify", path(&broken)]).failure(1);
+    assert!(stderr.contains("exit code: 3") && stderr.contains("Dockerfile:2"), "{stderr}");
 }

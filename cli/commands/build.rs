@@ -12,8 +12,8 @@ use anyhow::Context as _;
 use builder::{AddedHost, BuildRequest, Context, DockerfileSource, NamedContext, Network, PullPolicy, SecretSource};
 use engine::context_spec::ContextSpec;
 use engine::contexts::{self, OpenContext};
-use engine::ops::build::{BuildOpError, BuildOptions, BuildResult, build};
-use engine::output::Finish;
+use engine::ops::build::{self, BuildOpError, BuildOptions, BuildResult};
+use engine::output::{Finish, Output};
 use engine::remote::Environment;
 use engine::ssh::SshSource;
 use engine::{Cancel, Engine};
@@ -24,7 +24,7 @@ use crate::flags::{self, outputs, reproducible, reproducible::Reproducible};
 use crate::progress::{self, Explained, Shared};
 use crate::session::{Session, Threads};
 use crate::sink::Sink;
-use crate::{clock, terminal};
+use crate::{clock, terminal, verification};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -164,24 +164,77 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let open = context(&spec, &args, &engine, session)?;
     (request.context, request.dockerfile) = (open.context.clone(), open.dockerfile.clone());
     args.reproducible.find_epoch(&mut request, args.quiet)?;
+    let ssh = args.ssh.iter().map(|text| ssh_source(text).context("--ssh")).collect::<Result<_, _>>()?;
+    if let Some(format) = &args.reproducible.verify {
+        return verify(&args, format, request, outputs, ssh, &engine, session);
+    }
     let mode = if args.quiet { ProgressMode::Quiet } else { session.progress() };
     let view = progress::of_build(mode);
     request.explain = args.explain.is_some();
     let explained = args.explain.as_ref().map(|form| (form, Arc::new(Explained::new(view.clone()))));
     let view = explained.as_ref().map_or(view, |(_, explained)| explained.clone());
-    let ssh = args.ssh.iter().map(|text| ssh_source(text).context("--ssh")).collect::<Result<_, _>>()?;
     let environment = Environment::of(std::env::vars_os());
     let typed = args.context.as_deref().unwrap_or_default().to_string_lossy();
     let recording = recorded::recording(&typed, args.shell_on_error.then(|| view.clone()))?;
     let record = recording.as_ref().map(|recording| recording.id.clone());
     let options = BuildOptions { request, tags: args.tags.clone(), outputs, ssh, environment, cache, recording };
-    let built = session.wait(Threads::Many, build(&engine, options, Arc::new(Shared(view.clone())), session.cancel()));
+    let built =
+        session.wait(Threads::Many, build::build(&engine, options, Arc::new(Shared(view.clone())), session.cancel()));
     view.finish();
     if let Some((form, explained)) = &explained {
         tell_cache(form, explained, session.cancel())?;
     }
     let result = built.map_err(|error| recorded::point(explain(error), &engine, record.as_ref()))?;
     report(&args, &result, session.cancel())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds twice, and prints what differs.
+fn verify(
+    args: &Args,
+    format: &str,
+    request: BuildRequest,
+    outputs: Vec<Output>,
+    ssh: Vec<SshSource>,
+    engine: &Engine,
+    session: &Session,
+) -> anyhow::Result<ExitCode> {
+    if let Some(tag) = args.tags.iter().find(|tag| tag.digest().is_some()) {
+        return Err(BuildOpError::Digest { tag: tag.clone() }.into());
+    }
+    let environment = Environment::of(std::env::vars_os());
+    let mode = if args.quiet { ProgressMode::Quiet } else { session.progress() };
+    let (now, dockerfile) = (request.now, request.dockerfile.name.clone());
+    let mut view = progress::of_build(mode);
+    let mut builds = 0;
+    let mut next_view = || -> Arc<dyn build::BuildView> {
+        builds += 1;
+        if builds > 1 {
+            view.finish();
+            view = progress::of_build(mode);
+        }
+        Arc::new(Shared(view.clone()))
+    };
+    let cancel = session.cancel();
+    let verified = session.wait(
+        Threads::Many,
+        engine::verify::verify(engine, request, ssh, environment, &mut next_view, &clock::now, cancel),
+    );
+    view.finish();
+    let verified = verified.map_err(explain)?;
+    let verification = &verified.verification;
+    match format {
+        "json" => terminal::print_json(&serde_json::to_string_pretty(verification)?)?,
+        _ => terminal::print_bytes(verification::describe(verification, &dockerfile).as_bytes())?,
+    }
+    if !verification.reproducible {
+        return Err(Failure::new(anyhow::anyhow!(verification::summary(verification))).into());
+    }
+    if !args.tags.is_empty() || !outputs.is_empty() {
+        let view = Shared(progress::of_build(ProgressMode::Quiet));
+        let handed = build::hand_out(engine, verified.built, args.tags.clone(), outputs, &view, now);
+        report(args, &session.wait(Threads::Many, handed)?, cancel)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -25,6 +25,17 @@ pub(crate) struct Reproducible {
     /// Permission bits of the context's files: `keep` them, or what `git` would keep of them
     #[arg(long, value_name = "keep|git", value_parser = modes)]
     context_modes: Option<ContextModes>,
+    /// Build twice without cache, as with --reproducible, and tell which files differ and how; the exit code is 1 when
+    /// any does. The image is kept when it has a name or an output, and both builds made the same
+    #[arg(
+        long,
+        value_name = "text|json",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "text",
+        value_parser = ["text", "json"]
+    )]
+    pub(crate) verify: Option<String>,
 }
 
 fn modes(text: &str) -> Result<ContextModes, String> {
@@ -48,7 +59,7 @@ impl Reproducible {
 
     /// Takes the epoch from the context where nothing else says one.
     pub(crate) fn find_epoch(&self, request: &mut BuildRequest, quiet: bool) -> anyhow::Result<()> {
-        if self.reproducible && request.reproducible.is_none() {
+        if (self.reproducible || self.verify.is_some()) && request.reproducible.is_none() {
             request.reproducible = Some(match request.source_date_epoch {
                 Some(epoch) => epoch,
                 None => epoch_of(&request.context, quiet)?,

@@ -22,6 +22,7 @@
 //! | [`devices`] | devices of the machine in a container |
 //! | [`interruptible`] | reading that stops when the user wants to stop |
 //! | [`layout`] | the image of an OCI layout, into the store |
+//! | [`verify`] | building twice, and what differs |
 //! | [`advice`] | what a user can do about an error |
 //!
 //! Faces (the command line, later a daemon) build the options and show the events. Nothing here prints, reads the
@@ -48,6 +49,7 @@ pub mod remote_cache;
 pub mod shell;
 pub mod ssh;
 pub mod timeline;
+pub mod verify;
 
 use std::path::Path;
 

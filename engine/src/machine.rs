@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -103,7 +104,11 @@ impl EtcFiles<'_> {
             let path = folder.join(name);
             // They live as long as the container, so nothing has to survive a crash.
             File::create(&path)
-                .and_then(|mut file| file.write_all(text.as_bytes()))
+                .and_then(|mut file| {
+                    file.write_all(text.as_bytes())?;
+                    // For every user of the container, whatever our umask is.
+                    file.set_permissions(fs::Permissions::from_mode(0o644))
+                })
                 .map_err(|source| failed(&path, source))?;
             let kind = MountKind::Bind { source: path, read_only: self.of_step };
             mounts.push(MountPoint { target: format!("/etc/{name}"), kind });

@@ -22,6 +22,7 @@ use crate::remote::{Environment, Fetcher};
 use crate::remote_cache::{CacheError, CacheExportError, CacheOptions, Sent, Transfer};
 use crate::shell::KeepingExecutor;
 use crate::ssh::{Agents, SshError, SshSource};
+use crate::verify::files::CompareError;
 use crate::{Cancel, Engine};
 
 /// What to build, and where it goes.
@@ -93,6 +94,8 @@ pub enum BuildOpError {
     Cache(#[from] CacheExportError),
     #[error("cannot send the image on from the cache")]
     SendOn(#[from] Box<CacheError>),
+    #[error("cannot compare what the builds made")]
+    Compare(#[source] CompareError),
     #[error("`{tag}` cannot be given to an image, because it is a digest")]
     Digest { tag: Reference },
 }
@@ -174,13 +177,9 @@ async fn build_recorded(
             Sent::Lost => request.transfer.lazy = false,
         }
     };
-    let store = engine.store().clone();
-    let placed = store::blocking::run(move || place(&store, built, tags, outputs, now)).await?;
-    for reference in &placed.push {
-        push(engine, reference, PushOptions::default(), &*view).await?;
-    }
-    transfer.write(engine, &placed.result.images, &*view).await?;
-    Ok(placed.result)
+    let result = hand_out(engine, built, tags, outputs, &*view, now).await?;
+    transfer.write(engine, &result.images, &*view).await?;
+    Ok(result)
 }
 
 /// All that solving a request needs beside it.
@@ -236,6 +235,27 @@ fn all_names(tags: &[Reference], outputs: &[Output]) -> Vec<Reference> {
     }
     names.dedup();
     names
+}
+
+/// Hands what was built to each output.
+///
+/// # Errors
+///
+/// When an output fails. Names are given last.
+pub async fn hand_out(
+    engine: &Engine,
+    built: Built,
+    tags: Vec<Reference>,
+    outputs: Vec<Output>,
+    view: &dyn BuildView,
+    now: jiff::Timestamp,
+) -> Result<BuildResult, BuildOpError> {
+    let store = engine.store().clone();
+    let placed = store::blocking::run(move || place(&store, built, tags, outputs, now)).await?;
+    for reference in &placed.push {
+        push(engine, reference, PushOptions::default(), view).await?;
+    }
+    Ok(placed.result)
 }
 
 /// What was put in its place, and what remains to be sent.

@@ -160,6 +160,11 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// Returns how many bytes of the tar were read. Right after [`Reader::next_entry`] that is where the content begins.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Reads on to the end of the source, so that whatever hashes it has seen every byte.
     ///
     /// Only zeros may follow the end of a tar, because a reader that ignores the end would see other files.
