@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use layer::Timestamp;
-use oci::Digest;
+use oci::{Algorithm, Digest};
 use store::Store;
 
 use crate::fault::Fault;
@@ -75,7 +75,8 @@ pub(crate) fn save(store: &Store, folder: &Path, digests: &Digests, now: jiff::T
     // Another Dockerfile may use other files of the folder; but what nobody uses any more must go some day.
     let used = digests.known.values().filter(|known| known.used).count();
     let keep_all = digests.known.len() <= 5 * used + 20_000;
-    let mut bytes = MAGIC.to_vec();
+    let mut bytes = Vec::with_capacity(MAGIC.len() + digests.known.len() * RECORD + 32);
+    bytes.extend_from_slice(MAGIC);
     for (stamp, known) in digests.known.iter().filter(|(stamp, known)| (keep_all || known.used) && rested(stamp)) {
         encode(&mut bytes, stamp, &known.hash);
     }
@@ -117,24 +118,9 @@ fn decode(record: &[u8]) -> (Stamp, Known) {
 }
 
 fn digest(hash: &[u8; 32]) -> Digest {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(71);
-    text.push_str("sha256:");
-    for byte in hash {
-        text.push(char::from(HEX[usize::from(byte >> 4)]));
-        text.push(char::from(HEX[usize::from(byte & 15)]));
-    }
-    text.parse().expect("64 characters of 0-9a-f")
+    Digest::from_bytes(Algorithm::Sha256, hash).expect("SHA-256 has 32 bytes")
 }
 
 fn hash(digest: &Digest) -> Option<[u8; 32]> {
-    let hex = digest.hex();
-    let mut hash = [0; 32];
-    if hex.len() != 64 {
-        return None;
-    }
-    for (at, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[at * 2..at * 2 + 2], 16).ok()?;
-    }
-    Some(hash)
+    digest.to_bytes().try_into().ok()
 }

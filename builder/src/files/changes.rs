@@ -64,7 +64,8 @@ pub(crate) struct Times {
 #[derive(Debug)]
 pub(crate) struct Changes {
     view: View,
-    changes: BTreeMap<Vec<u8>, Change>,
+    /// By path; the entries have none of their own, which would take memory for each file once more.
+    changes: BTreeMap<Vec<u8>, Box<Change>>,
     newest: Option<i64>,
     /// `SOURCE_DATE_EPOCH`, once [`Changes::settle`] knows it.
     epoch: Option<i64>,
@@ -84,7 +85,7 @@ impl Changes {
         if let Some(change) = self.changes.get(path) {
             return Ok(Some(Stat::of(&change.entry)));
         }
-        let hides = |change: &Change| change.opaque || change.entry.kind != EntryKind::Directory;
+        let hides = |change: &Box<Change>| change.opaque || change.entry.kind != EntryKind::Directory;
         if path::ancestors(path).any(|above| self.changes.get(above).is_some_and(hides)) {
             return Ok(None);
         }
@@ -121,7 +122,7 @@ impl Changes {
             let seconds = change.entry.mtime.seconds;
             self.newest = Some(self.newest.map_or(seconds, |newest| newest.max(seconds)));
         }
-        let path = change.entry.path.clone();
+        let path = std::mem::take(&mut change.entry.path);
         if change.entry.kind == EntryKind::Directory {
             let before = self.changes.get(&path);
             change.opaque = match before {
@@ -132,18 +133,18 @@ impl Changes {
         } else {
             self.forget_below(&path);
         }
-        self.changes.insert(path, change);
+        self.changes.insert(path, Box::new(change));
         Ok(())
     }
 
     /// Returns what was put at a path, to change it.
     pub(crate) fn get_mut(&mut self, path: &[u8]) -> Option<&mut Change> {
-        self.changes.get_mut(path)
+        self.changes.get_mut(path).map(Box::as_mut)
     }
 
     /// Returns what was put at a path, as it will be at another.
     pub(crate) fn twin(&self, path: &[u8], other: &[u8]) -> Option<Change> {
-        let Change { entry, data, is_new, opaque: _, identity } = self.changes.get(path)?;
+        let Change { entry, data, is_new, opaque: _, identity } = &**self.changes.get(path)?;
         let data = match data {
             Data::None => Data::None,
             Data::Source(source, node) => Data::Source(source.clone(), node.clone()),
@@ -192,28 +193,32 @@ impl Changes {
         }
     }
 
-    /// Tells whether so much of what was settled lies in an earlier layer that only the rest should be written.
-    pub(crate) fn is_mostly_in(&self, outline: &Outline) -> bool {
+    /// Finds what was settled in an earlier layer, each change in order; `None` when that is so little that the layer is
+    /// better written whole.
+    pub(crate) fn find_in(&self, outline: &Outline) -> Option<Vec<Option<Place>>> {
         let (mut all, mut fresh) = (0_u64, 0_u64);
-        for change in self.changes.values() {
+        let mut places = Vec::with_capacity(self.changes.len());
+        for (path, change) in &self.changes {
             // A header, and about what it costs to open a file and read it.
             let cost = change.entry.size() + 4096;
             all += cost;
-            if change.known_identity().and_then(|identity| outline.find(identity)).is_none() {
-                fresh += cost;
-            }
+            let place = change.known_identity(path).and_then(|identity| outline.find(identity));
+            fresh += if place.is_none() { cost } else { 0 };
+            places.push(place);
         }
-        fresh <= all / 4
+        (fresh <= all / 4).then_some(places)
     }
 
-    /// Writes the layer of what was settled, in one pass over all sources but those that lie in the outline. The sink
-    /// must be a patch of its base then.
+    /// Writes the layer of what was settled, in one pass over all sources but those that lie in the outline, where
+    /// [`Changes::find_in`] found them. The sink must be a patch of its base then.
     pub(crate) fn write<S: Sink>(
         &self,
         sink: &mut S,
-        outline: Option<&Outline>,
+        outline: Option<(&Outline, &[Option<Place>])>,
         cancel: &Cancel,
     ) -> Result<Written, StepError> {
+        let (outline, places) = outline.unzip();
+        let mut places = places.unwrap_or_default().iter();
         let written = Written { headers: Some(Vec::new()), places: Vec::new() };
         let mut writer = LayerWriter { tar: tar::Writer::new(sink), outline, cancel, written };
         let mut parents = BTreeSet::new();
@@ -225,10 +230,13 @@ impl Changes {
             if change.entry.kind == EntryKind::Directory {
                 parents.insert(path.as_slice());
             }
-            writer.append(&change.entry, &change.data)?;
+            match places.next() {
+                Some(Some(place)) => writer.keep(change.named(path), *place)?,
+                _ => writer.append(change.named(path), &change.data)?,
+            }
             if change.opaque {
                 let name = join_path(path, OPAQUE_WHITEOUT);
-                writer.append(&Entry::new(name, EntryKind::File { size: 0 }, 0), &Data::None)?;
+                writer.append(Entry::new(name, EntryKind::File { size: 0 }, 0), &Data::None)?;
             }
         }
         writer.tar.finish()?;
@@ -252,7 +260,7 @@ impl Changes {
             if let Some(stat) = self.view.lstat(folder)? {
                 let mut entry = Entry::new(folder, EntryKind::Directory, stat.mode);
                 (entry.uid, entry.gid, entry.mtime) = (stat.uid, stat.gid, clamp(stat.mtime, self.epoch));
-                writer.append(&entry, &Data::None)?;
+                writer.append(entry, &Data::None)?;
             }
             parents.insert(folder);
         }
@@ -267,9 +275,14 @@ fn clamp(mtime: Timestamp, epoch: Option<i64>) -> Timestamp {
 
 impl Change {
     /// Returns what the change is in a tar, if that is known without reading.
-    fn known_identity(&self) -> Option<Identity> {
+    fn known_identity(&self, path: &[u8]) -> Option<Identity> {
         let content = self.data.known_digest()?;
-        Some(Identity::of(&self.entry, content.as_ref()))
+        Some(Identity::of(&self.named(path), content.as_ref()))
+    }
+
+    /// Returns the entry with its path.
+    fn named(&self, path: &[u8]) -> Entry {
+        Entry { path: path.to_vec(), ..self.entry.clone() }
     }
 }
 
@@ -312,28 +325,38 @@ struct LayerWriter<'a, S: Sink> {
 }
 
 impl<S: Sink> LayerWriter<'_, S> {
-    fn append(&mut self, entry: &Entry, data: &Data) -> Result<(), StepError> {
-        let mut content = data.known_digest();
-        let start = self.tar.position();
-        let known = self.outline.zip(content.as_ref());
-        let known = known.and_then(|(outline, content)| outline.find(Identity::of(entry, content.as_ref())));
-        if let Some(Place { start, length, .. }) = known {
-            let kept = self.tar.ready_made(length)?.keep(start, length).map_err(tar::TarWriteError::Write);
-            self.stoppable(kept)?;
-        } else {
-            let new = self.append_data(entry, data)?;
-            content = content.or(new.map(Some));
-            if let (Some(content), None) = (content, self.outline) {
-                let identity = Identity::of(entry, content.as_ref());
-                self.written.places.push(Place { identity, start, length: self.tar.position() - start });
-            }
+    /// Takes an entry from the earlier layer.
+    fn keep(&mut self, entry: Entry, place: Place) -> Result<(), StepError> {
+        let kept = self.tar.ready_made(place.length)?.keep(place.start, place.length);
+        self.stoppable(kept.map_err(tar::TarWriteError::Write))?;
+        self.note(entry);
+        Ok(())
+    }
+
+    /// Writes an entry, or takes it from the earlier layer when it has none of its own bytes and lies there.
+    fn append(&mut self, entry: Entry, data: &Data) -> Result<(), StepError> {
+        if let (Some(outline), Data::None) = (self.outline, data)
+            && let Some(place) = outline.find(Identity::of(&entry, None))
+        {
+            return self.keep(entry, place);
         }
+        let start = self.tar.position();
+        let known = data.known_digest();
+        let new = self.append_data(&entry, data)?;
+        if let (Some(content), None) = (known.or(new.map(Some)), self.outline) {
+            let identity = Identity::of(&entry, content.as_ref());
+            self.written.places.push(Place { identity, start, length: self.tar.position() - start });
+        }
+        self.note(entry);
+        Ok(())
+    }
+
+    fn note(&mut self, entry: Entry) {
         match &mut self.written.headers {
             Some(headers) if headers.len() == MAX_HEADERS => self.written.headers = None,
-            Some(headers) => headers.push(entry.clone()),
+            Some(headers) => headers.push(entry),
             None => {}
         }
-        Ok(())
     }
 
     /// Writes an entry; returns the digest of its bytes when it was not known before.

@@ -26,7 +26,7 @@ pub(crate) fn write(
             write_node(key, source, &found.root, cancel)?;
         }
         for item in &found.items {
-            key.bytes("path", &item.path);
+            key.bytes("path", item.path());
             // Such a folder leaves more of one that is there as it was.
             key.number("parent", item.is_parent.into());
             write_node(key, source, &item.node, cancel)?;

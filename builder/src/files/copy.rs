@@ -47,11 +47,22 @@ pub(crate) struct Collected {
 /// Something below a collected folder.
 #[derive(Debug)]
 pub(crate) struct Item {
-    /// Its path below the folder.
-    pub(crate) path: Vec<u8>,
+    /// How much of the node's path leads to the folder.
+    above: usize,
     pub(crate) node: Arc<Node>,
     /// Wanted only because something below it is.
     pub(crate) is_parent: bool,
+}
+
+impl Item {
+    fn new(path: &[u8], node: Node, is_parent: bool) -> Self {
+        Self { above: node.path.len() - path.len(), node: Arc::new(node), is_parent }
+    }
+
+    /// Returns its path below the folder.
+    pub(crate) fn path(&self) -> &[u8] {
+        &self.node.path[self.above..]
+    }
 }
 
 /// Walks everything that a selection takes.
@@ -150,7 +161,7 @@ fn collect_one(
         return Err(fault.hint("--parents follows no symbolic link on the way to what it copies"));
     }
     if strict {
-        let is_link = |item: &&Item| item.node.kind == NodeKind::Symlink && !item.path.contains(&b'/');
+        let is_link = |item: &&Item| item.node.kind == NodeKind::Symlink && !item.path().contains(&b'/');
         for item in items.iter().filter(is_link) {
             if source.lookup(&source.resolve(&item.node.path, true)?)?.is_none() {
                 return Err(not_found(source, &item.node.path)?);
@@ -188,13 +199,13 @@ fn walk(
         let wanted = included.unwrap_or(true) && !excluded.unwrap_or(false);
         if !child.is_folder() {
             if wanted {
-                items.push(Item { path, node: Arc::new(child.node), is_parent: false });
+                items.push(Item::new(&path, child.node, false));
             }
             continue;
         }
         // A folder that is not wanted itself comes along when something in it does.
         let before = items.len();
-        items.push(Item { path: path.clone(), node: Arc::new(child.node.clone()), is_parent: !wanted });
+        items.push(Item::new(&path, child.node.clone(), !wanted));
         walk(source, &child, &path, &State { include, exclude }, filter, items)?;
         if !wanted && items.len() == before + 1 {
             items.pop();
@@ -280,7 +291,7 @@ pub(crate) fn apply(
             Some(stat) if stat.is_folder() => {}
             Some(_) => return Err(Fault::new(format!("cannot copy to non-directory: /{}", lossy(&target)))),
         }
-        return collected.items.iter().try_for_each(|item| placer.place(item, join_path(&target, &item.path)));
+        return collected.items.iter().try_for_each(|item| placer.place(item, join_path(&target, item.path())));
     }
     if existing.is_some_and(|stat| stat.is_folder()) {
         target = join_path(&target, &collected.name);

@@ -18,7 +18,7 @@ use crate::fault::{Fault, StepError};
 use crate::files::changes::{Changes, Times, Written};
 use crate::files::content;
 use crate::files::copy::{self, Collected, Manner};
-use crate::files::outline::Outline;
+use crate::files::outline::{Outline, Place};
 use crate::files::source::SourceTree;
 use crate::files::unpack::{self, Archive};
 use crate::files::view::View;
@@ -148,8 +148,11 @@ fn write_layer(
 ) -> Result<(Written, Digest, u64), StepError> {
     let Workshop { store, cancel, .. } = bench.workshop;
     let key = outline_key(operation, bench);
-    if let Some(outline) = Outline::load(store, &key)?.filter(|outline| changes.is_mostly_in(outline))
-        && let Some(written) = write_patch(changes, &outline, bench)?
+    // Who wants no cache wants the files read.
+    if !bench.ignore_cache
+        && let Some(outline) = Outline::load(store, &key)?
+        && let Some(places) = changes.find_in(&outline)
+        && let Some(written) = write_patch(changes, &outline, &places, bench)?
     {
         return Ok(written);
     }
@@ -167,6 +170,7 @@ fn write_layer(
 fn write_patch(
     changes: &Changes,
     outline: &Outline,
+    places: &[Option<Place>],
     bench: &Bench<'_>,
 ) -> Result<Option<(Written, Digest, u64)>, StepError> {
     let Workshop { store, cancel, .. } = bench.workshop;
@@ -175,7 +179,7 @@ fn write_patch(
         other => other?,
     };
     let mut sink = LayerSink::of_patch(patch, store.blobs(), cancel);
-    let written = changes.write(&mut sink, Some(outline), cancel);
+    let written = changes.write(&mut sink, Some((outline, places)), cancel);
     if !sink.is_base_damaged() {
         let written = written?;
         match sink.commit_marked() {
