@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""What a file of the context costs, beside Debian's docker (BuildKit) and buildah: time, memory, and the bytes of an export.
+
+BuildKit inside docker 20.10 compresses no layers itself; its gzip is measured where it does, in `docker push` to a registry
+on this machine, and ours the same way.
+
+usage: benches/context.py SLIPWAY [--rounds N] [-k WORD] [--json FILE] [--plots FOLDER]      (root)"""
+import os
+import pathlib
+import random
+import shutil
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import harness
+import peers
+
+MIB = harness.MIB
+COPY = "FROM base\nCOPY src /src\n"
+
+
+def lay(folder, count, size):
+    """Files as a project has them: a hundred in a folder, of `size` bytes in the mean."""
+    source = random.Random(count)
+    pool = source.randbytes(MIB)
+    for number in range(count):
+        place = folder / "src" / f"folder{number // 100:04}" / f"module{number:06}.js"
+        if number % 100 == 0:
+            place.parent.mkdir(parents=True)
+        start = source.randrange(MIB - 2 * size)
+        place.write_bytes(b"%d\n" % number + pool[start : start + source.randrange(2 * size)])
+
+
+def change(folder):
+    """Gives one file other bytes; -> a `before` for the harness."""
+    return lambda name, round_: (folder / "src/folder0003/module000345.js").write_text(f"{name} {round_} {os.urandom(8).hex()}\n")
+
+
+def exports(arena, rounds):
+    """Pushes 512 MiB that no side has seen; -> a row."""
+    port = peers.free_port()
+    (arena.folder / "registry.yml").write_text(
+        f'version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {arena.folder}/registry}}}}\nhttp: {{addr: "127.0.0.1:{port}"}}\n')
+    arena.stack.enter_context(peers.service(["docker-registry", "serve", str(arena.folder / "registry.yml")], arena.folder / "registry.log"))
+    peers.wait_for(lambda: peers.listens(port), "docker-registry")
+    path = arena.context("push", "FROM scratch\nCOPY payload /payload\n")
+    sides = [harness.Side("ours"), harness.Side("docker")]
+    for round_ in range(rounds):
+        peers.payload(path / "payload", 512 * MIB, 100 + round_)
+        for side, tool, env in zip(sides, (arena.slipway, peers.CLIENT), (arena.home, arena.docker)):
+            reference = f"127.0.0.1:{port}/{side.name}:{round_}"
+            harness.run([tool, "build", "-t", reference, str(path)], env)
+            seconds, peak = harness.run([tool, "push", reference], env)
+            side.times.append(seconds)
+            side.peak = max(side.peak, peak)
+    return "gzip and push of 512 MiB", 1 / 10, sides
+
+
+def main():
+    options = peers.options(__doc__)
+    rows, growths, greedy = [], [], []
+    with peers.arena(options.slipway, "context") as arena:
+
+        def wanted(title):
+            return options.k in title
+
+        folder = arena.context("files10000", COPY)
+        lay(folder, 10_000, 8 << 10)
+        ours, others = arena.build("files", folder)
+        title = "10,000 files, unchanged"
+        if wanted(title):
+            rows.append(harness.compare(title, 1 / 5, ours, others, options.rounds))
+        title = "10,000 files, one changed"
+        if wanted(title):
+            rows.append(harness.compare(title, 1 / 15, ours, others, options.rounds, change(folder)))
+        shutil.rmtree(folder)
+        title = "COPY of 512 MiB, cold"
+        if wanted(title):
+            path = arena.context("big", "FROM scratch\nCOPY payload /payload\n")
+            peers.payload(path / "payload", 512 * MIB, 0)
+            rows.append(harness.compare(title, 1 / 5, *arena.build("big", path, "--no-cache"), options.rounds))
+            (path / "payload").unlink()
+        if wanted("gzip and push of 512 MiB"):
+            rows.append(exports(arena, min(options.rounds, 3)))
+
+        titles = ["files, cold", "files, unchanged", "files, one changed"]
+        if any(wanted(title) for title in titles):
+            plots = [harness.Growth(title, "file") for title in titles]
+            for size in (1_000, 10_000, 100_000):
+                path = arena.context(f"grow{size}", COPY)
+                lay(path, size, 1 << 10)
+                ours, others = arena.build(f"grow{size}", path)
+                for name, command, env in [ours, *others]:
+                    if size > {"docker": 10_000, "buildah": 1_000}.get(name, size):
+                        continue  # they get there, but not while anybody waits
+                    cold = lambda round_: [*command(round_)[:2], "--no-cache", *command(round_)[2:]]
+                    if name == "buildah":
+                        cold = lambda round_: [*command(round_)[:-1], "--no-cache", command(round_)[-1]]
+                    plots[0].measure(name, size, cold, env, 3)
+                    harness.run(command(0), env)  # so that the cache has it
+                    plots[1].measure(name, size, command, env, 3)
+                    plots[2].measure(name, size, command, env, 3, change(path))
+                    if name == "ours":
+                        for what, run in (("cold", cold), ("unchanged", command)):
+                            peak = harness.run(run(0), env)[1]
+                            print(f"peak memory, {size:,} files, {what}: {peak / MIB:.0f} MiB", file=sys.stderr)
+                            greedy += [size] if peak > 100 * MIB else []
+                shutil.rmtree(path)
+            growths = [growth for growth in plots if wanted(growth.title)]
+    if greedy:
+        harness.table(rows)
+        sys.exit("MISSED: more than 100 MiB of memory for " + ", ".join(f"{size:,} files" for size in greedy))
+    harness.finish(rows, growths, options.json, options.plots)
+
+
+main()
