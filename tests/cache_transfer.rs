@@ -38,7 +38,9 @@ fn blob_sizes(home: &Path) -> Vec<u64> {
 /// The blobs of an OCI layout.
 fn layout_blobs(layout: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(layout.join("blobs/sha256")).unwrap();
-    entries.map(|entry| entry.unwrap().path()).collect()
+    let mut blobs: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    blobs.sort();
+    blobs
 }
 
 const TWO_COPIES: &str = "FROM scratch\nWORKDIR /app\nCOPY a /app/\nCOPY b /app/\n";
@@ -140,22 +142,20 @@ fn k12_a_damaged_cache_costs_time_and_nothing_else() {
     let whole: Vec<(PathBuf, Vec<u8>)> =
         layout_blobs(&folder).into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     for (number, (blob, bytes)) in whole.iter().enumerate() {
-        for (kind, damaged) in [("gone", None), ("zeros", Some(vec![0; bytes.len()])), ("junk", Some(b"{".to_vec()))] {
-            match damaged {
-                Some(damaged) => std::fs::write(blob, damaged).unwrap(),
-                None => std::fs::remove_file(blob).unwrap(),
-            }
-            let home = format!("home-{number}-{kind}");
-            let ran = build(&env, &home, &["--cache-from", &from, path(&app)]);
-            assert!(ran.stderr().contains("warning"), "{}", ran.stderr());
-            assert_eq!(ran.success(), id, "{kind} {}", blob.display());
-            // Nothing of it stays: the next build finds what this one made.
-            let ran = build(&env, &home, &[path(&app)]);
-            assert_eq!(cached(&ran.stderr()), 3, "{}", ran.stderr());
-            assert_eq!(ran.success(), id);
-            std::fs::write(blob, bytes).unwrap();
-            std::fs::remove_dir_all(env.path(&home)).unwrap();
+        match number % 3 {
+            0 => std::fs::write(blob, vec![0; bytes.len()]).unwrap(),
+            1 => std::fs::write(blob, "{").unwrap(),
+            _ => std::fs::remove_file(blob).unwrap(),
         }
+        let home = format!("home-{number}");
+        let ran = build(&env, &home, &["--cache-from", &from, path(&app)]);
+        assert!(ran.stderr().contains("warning"), "{}", ran.stderr());
+        assert_eq!(ran.success(), id, "{}", blob.display());
+        // Nothing of it stays: the next build finds what this one made.
+        let ran = build(&env, &home, &[path(&app)]);
+        assert_eq!(cached(&ran.stderr()), 3, "{}", ran.stderr());
+        assert_eq!(ran.success(), id);
+        std::fs::write(blob, bytes).unwrap();
     }
 }
 

@@ -45,6 +45,12 @@ Kinds of output (-o, repeatable):
   type=local,dest=FOLDER                The files of the image
   FOLDER, -                             Short for type=local, and for type=tar,dest=-
 
+Kinds of cache (--cache-to, --cache-from, both repeatable):
+  type=registry,ref=NAME, or NAME       A tag in a registry; of an image too, for --cache-from
+  type=local,dest=FOLDER / src=FOLDER   An OCI layout
+  type=inline                           The image itself (--cache-to)
+  mode=max                              All steps, not only those of the image (--cache-to)
+
 A value of --build-arg or --secret may come from the environment. SOURCE_DATE_EPOCH in the
 environment is a build argument too, and means --reproducible.";
 

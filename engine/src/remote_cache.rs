@@ -34,7 +34,7 @@ use oci::{Digest, Reference};
 use registry::client::{PullError, PushError};
 use store::{BlobError, FileError, LayerError};
 
-pub(crate) use transfer::{Sent, Transfer};
+pub(crate) use transfer::{Sending, Transfer};
 
 /// How a build takes from caches elsewhere, and gives to them.
 #[derive(Clone, Debug, Default)]

@@ -19,7 +19,7 @@ use crate::output::{Output, Sink};
 use crate::publish::{self, ReadyError};
 use crate::recorder::{Recorder, Recording};
 use crate::remote::{Environment, Fetcher};
-use crate::remote_cache::{CacheError, CacheExportError, CacheOptions, Sent, Transfer};
+use crate::remote_cache::{CacheError, CacheExportError, CacheOptions, Sending, Transfer};
 use crate::shell::KeepingExecutor;
 use crate::ssh::{Agents, SshError, SshSource};
 use crate::verify::files::CompareError;
@@ -165,8 +165,8 @@ async fn build_recorded(
         }
         let names = all_names(&tags, &outputs);
         match transfer.send_on(engine, &built, &names, &*view, cancel).await.map_err(Box::new)? {
-            Sent::Whole => break built,
-            Sent::Sent(descriptor) => {
+            Sending::Whole => break built,
+            Sending::Sent(descriptor) => {
                 transfer.write(engine, &built.images, &*view).await?;
                 let id = match built.images.as_slice() {
                     [image] => image.config_digest.clone(),
@@ -174,7 +174,7 @@ async fn build_recorded(
                 };
                 return Ok(BuildResult { images: built.images, descriptor, id, names, kept: false });
             }
-            Sent::Lost => request.transfer.lazy = false,
+            Sending::Lost => request.transfer.lazy = false,
         }
     };
     let result = hand_out(engine, built, tags, outputs, &*view, now).await?;

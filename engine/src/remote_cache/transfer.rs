@@ -16,7 +16,7 @@ use crate::ops::build::BuildView;
 use crate::output::Output;
 
 /// What came of sending an image of which layers are not here.
-pub(crate) enum Sent {
+pub(crate) enum Sending {
     /// All layers are here.
     Whole,
     /// It was sent; this is what it is there.
@@ -70,17 +70,17 @@ impl Transfer {
         names: &[Reference],
         view: &dyn BuildView,
         cancel: &Cancel,
-    ) -> Result<Sent, CacheError> {
-        let Some(remote) = &self.remote else { return Ok(Sent::Whole) };
+    ) -> Result<Sending, CacheError> {
+        let Some(remote) = &self.remote else { return Ok(Sending::Whole) };
         let (store, looked_at) = (engine.store().clone(), built.clone());
         if !store::blocking::run(move || lacks_layers(&store, &looked_at)).await? {
-            return Ok(Sent::Whole);
+            return Ok(Sending::Whole);
         }
         match send_on(engine, remote, built, names, view, cancel).await {
-            Ok(descriptor) => Ok(Sent::Sent(descriptor)),
+            Ok(descriptor) => Ok(Sending::Sent(descriptor)),
             // The registry that the image was to go to is at fault.
             Err(error @ CacheError::Push(_)) => Err(error),
-            Err(_) => Ok(Sent::Lost),
+            Err(_) => Ok(Sending::Lost),
         }
     }
 
