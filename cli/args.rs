@@ -93,6 +93,8 @@ pub(crate) enum Command {
     History(commands::history::Args),
     Tag(commands::tag::Args),
     Rmi(commands::rmi::Args),
+    Du(commands::du::Args),
+    Prune(commands::prune::Args),
     Save(commands::save::Args),
     Load(commands::load::Args),
     Import(commands::import::Args),

@@ -100,7 +100,12 @@ pub(crate) fn keeps(below: Option<&Layers>, record: &Record) -> Keeps {
         Some(below) => below.then(&record.diff_id),
         None => oci::ChainId::base(&record.diff_id),
     };
-    Keeps { layers: vec![record.diff_id.clone()], chain: Some(chain), below }
+    Keeps { layers: vec![record.diff_id.clone()], chain: Some(chain), below, about: about(&record.step) }
+}
+
+/// Cuts a step's name to what fits in a list.
+fn about(step: &str) -> String {
+    step.lines().next().unwrap_or_default().chars().take(200).collect()
 }
 
 /// Returns the record and the notes of a key, without counting as a use; for people.
@@ -136,6 +141,11 @@ pub(crate) fn keep_base(store: &Store, image: &Layers) -> Result<(), Fault> {
     if store.build_cache().touch(&key) {
         return Ok(());
     }
-    let keeps = Keeps { layers: image.diff_ids(), chain: Some(chain.clone()), below: None };
+    let keeps = Keeps {
+        layers: image.diff_ids(),
+        chain: Some(chain.clone()),
+        below: None,
+        about: "layers of a base image".into(),
+    };
     Ok(store.build_cache().put(&key, b"{\"base\":true}", &keeps)?)
 }

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use builder::{AddedHost, BuildRequest, Context, DockerfileSource, NamedContext, Network, PullPolicy, SecretSource};
 use engine::context_spec::ContextSpec;
 use engine::contexts::{self, OpenContext};
-use engine::ops::build::{self, BuildOpError, BuildOptions, BuildResult};
+use engine::ops::build::{self, BuildOpError, BuildOptions, BuildResult, CacheLimit};
 use engine::output::{Finish, Output};
 use engine::remote::Environment;
 use engine::ssh::SshSource;
@@ -88,6 +88,16 @@ pub(crate) struct Args {
     /// Do every step of these stages again
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     no_cache_filter: Vec<String>,
+    /// Let the build cache of the store grow to so many bytes; `none` is without end
+    /// [default: 80% of the disk or 100 GB, while 20% of the disk are free]
+    #[arg(
+        long,
+        env = "SLIPWAY_CACHE_LIMIT",
+        value_name = "BYTES|none",
+        hide_env_values = true,
+        value_parser = cache_limit
+    )]
+    cache_limit: Option<CacheLimit>,
     /// Say for each step whether it was in the cache, and if not, what changed
     #[arg(
         long,
@@ -180,10 +190,12 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let explained = args.explain.as_ref().map(|form| (form, Arc::new(Explained::new(view.clone()))));
     let view = explained.as_ref().map_or(view, |(_, explained)| explained.clone());
     let environment = Environment::of(std::env::vars_os());
+    let cache_limit = args.cache_limit.unwrap_or_default();
     let typed = args.context.as_deref().unwrap_or_default().to_string_lossy();
     let recording = recorded::recording(&typed, args.shell_on_error.then(|| view.clone()))?;
     let record = recording.as_ref().map(|recording| recording.id.clone());
-    let options = BuildOptions { request, tags: args.tags.clone(), outputs, ssh, environment, cache, recording };
+    let options =
+        BuildOptions { request, tags: args.tags.clone(), outputs, ssh, environment, cache, cache_limit, recording };
     let built =
         session.wait(Threads::Many, build::build(&engine, options, Arc::new(Shared(view.clone())), session.cancel()));
     view.finish();
@@ -242,6 +254,10 @@ fn verify(
         report(args, &session.wait(Threads::Many, handed)?, cancel)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn cache_limit(text: &str) -> Result<CacheLimit, String> {
+    if text == "none" { Ok(CacheLimit::None) } else { super::bytes(text).map(CacheLimit::Bytes) }
 }
 
 /// Draws errors that have a place in the Dockerfile.

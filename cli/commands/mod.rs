@@ -10,6 +10,7 @@ use crate::session::Session;
 pub(crate) mod build;
 pub(crate) mod completion;
 pub(crate) mod debug;
+pub(crate) mod du;
 pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod import;
@@ -17,6 +18,7 @@ pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
+pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod rmi;
@@ -91,6 +93,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::History(args) => history::run(args, &session),
         Command::Tag(args) => tag::run(args, &session),
         Command::Rmi(args) => rmi::run(args, &session),
+        Command::Du(args) => du::run(args, &session),
+        Command::Prune(args) => prune::run(args, &session),
         Command::Save(args) => save::run(args, &session),
         Command::Load(args) => load::run(args, &session),
         Command::Import(args) => import::run(args, &session),

@@ -1,6 +1,7 @@
 //! Words that several flags share: `NAME=VALUE`, `HOST:IP`, limits, and lists of `key=value`.
 
 pub(crate) mod cache;
+pub(crate) mod cache_filter;
 pub(crate) mod container;
 pub(crate) mod explain;
 pub(crate) mod outputs;

@@ -68,7 +68,7 @@ pub mod builds {
     pub use store::{BuildId, BuildLimits};
 }
 
-pub use store::{CollectError, FindError, OpenStoreError, Store};
+pub use store::{CacheEntry, CacheKind, CollectError, FindError, OpenStoreError, Store};
 
 /// What every operation works on. Clones are the same engine.
 #[derive(Clone)]

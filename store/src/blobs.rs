@@ -74,6 +74,7 @@ impl Blobs {
 
     /// Opens a blob. The bytes are not verified here; one that is kept as a patch becomes a file first.
     pub fn open(&self, digest: &Digest) -> Result<Blob, BlobError> {
+        self.home.pin(digest)?;
         let path = self.path(digest);
         let open = || found(File::open(&path)).during("open", &path);
         let file = match open()? {
@@ -88,6 +89,7 @@ impl Blobs {
 
     /// Opens a blob for reading it once from start to end, and returns its size. The bytes are not verified here.
     pub fn stream(&self, digest: &Digest) -> Result<(Box<dyn Read + Send>, u64), BlobError> {
+        self.home.pin(digest)?;
         let path = self.path(digest);
         if found(fs::metadata(&path)).during("read", &path)?.is_none()
             && let Some((reader, size)) = self.patched(digest)?
@@ -144,6 +146,7 @@ impl Blobs {
 
     /// Returns how long a blob is, or `None` when it is not here.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
+        self.home.pin(digest)?;
         let path = self.path(digest);
         let there = found(fs::metadata(&path)).during("read", &path)?.filter(Metadata::is_file);
         there.map_or_else(|| Ok(self.patched_size(digest)?), |there| Ok(Some(there.len())))

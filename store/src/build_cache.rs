@@ -28,6 +28,9 @@ pub struct Keeps {
     pub chain: Option<ChainId>,
     /// The stack below them.
     pub below: Option<ChainId>,
+    /// What made them, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub about: String,
 }
 
 /// Why the build cache could not be used.
@@ -79,8 +82,14 @@ impl BuildCache {
         let mut bytes = MARK.to_vec();
         bytes.extend_from_slice(format!("{}\n", Digest::sha256(&body)).as_bytes());
         bytes.append(&mut body);
+        self.home.note_cached();
         // Not synced: what a crash damages is noticed by its digest, and counts as a miss.
         Ok(self.home.write_file(&self.home.layout().cache_record(key), &bytes, false)?)
+    }
+
+    /// Tells whether anything was filed since the store was opened.
+    pub(crate) fn has_written(&self) -> bool {
+        self.home.has_cached()
     }
 
     /// Files what is too long for a record, and is asked for only by people, beside the record of a key.
@@ -106,7 +115,7 @@ impl BuildCache {
     }
 
     /// Remembers that records are gone because of pruning: the last few thousand of them.
-    pub fn note_pruned(&self, keys: &[Digest]) -> Result<(), FileError> {
+    pub(crate) fn note_pruned(&self, keys: &[Digest]) -> Result<(), FileError> {
         let path = self.home.layout().cache_pruned();
         let mut pruned = fs::read(&path).unwrap_or_default();
         for key in keys {
@@ -149,13 +158,20 @@ impl BuildCache {
 
     /// Returns what the records keep.
     pub(crate) fn kept(&self) -> Result<Vec<Keeps>, BuildCacheError> {
-        let mut kept = Vec::new();
+        Ok(self.all()?.into_iter().filter_map(|(_, keeps, _)| keeps).collect())
+    }
+
+    /// Returns all records: key, what it keeps unless it is damaged, and how many bytes it takes.
+    pub(crate) fn all(&self) -> Result<Vec<(Digest, Option<Keeps>, u64)>, BuildCacheError> {
+        let mut all = Vec::new();
         for key in self.keys()? {
             let path = self.home.layout().cache_record(&key);
             let Some(bytes) = found(fs::read(&path)).during("read", &path)? else { continue };
-            kept.extend(parse(&bytes).map(|(keeps, _)| keeps));
+            let list = fs::metadata(self.home.layout().cache_list(&key)).map_or(0, |list| list.len());
+            let size = bytes.len() as u64 + list;
+            all.push((key, parse(&bytes).map(|(keeps, _)| keeps), size));
         }
-        Ok(kept)
+        Ok(all)
     }
 }
 

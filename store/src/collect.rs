@@ -65,20 +65,27 @@ impl Store {
 
     fn mark(&self) -> Result<Used, CollectError> {
         let mut used = Used::default();
-        let images = self.images();
-        for image in images.list()? {
-            self.mark_image(&image.descriptor, &mut used)?;
-        }
-        for image in images.list_untagged()? {
-            self.mark_image(&image.descriptor, &mut used)?;
-        }
-        self.repositories().held(&mut |digest| {
-            used.blobs.insert(digest);
-        })?;
+        self.mark_without_cache(&mut used)?;
         for keeps in self.build_cache().kept()? {
             used.layers.extend(keeps.layers);
             used.chains.extend(keeps.chain);
         }
+        self.mark_forms(&mut used)?;
+        Ok(used)
+    }
+
+    /// Marks what is in use whatever the build cache says.
+    pub(crate) fn mark_without_cache(&self, used: &mut Used) -> Result<(), CollectError> {
+        let images = self.images();
+        for image in images.list()? {
+            self.mark_image(&image.descriptor, used)?;
+        }
+        for image in images.list_untagged()? {
+            self.mark_image(&image.descriptor, used)?;
+        }
+        self.repositories().held(&mut |digest| {
+            used.blobs.insert(digest);
+        })?;
         let containers = self.layout().containers();
         for name in names(&containers)? {
             let path = containers.join(name).join("keeps.json");
@@ -88,6 +95,10 @@ impl Store {
                 used.stack(&keeps.diff_ids);
             }
         }
+        self.mark_forms(used)
+    }
+
+    pub(crate) fn mark_forms(&self, used: &mut Used) -> Result<(), CollectError> {
         for diff_id in &used.layers {
             used.blobs.insert(diff_id.0.clone());
             for form in self.layers().recorded(diff_id)? {
@@ -97,7 +108,7 @@ impl Store {
         for digest in used.blobs.clone() {
             used.blobs.extend(self.blobs().base(&digest)?);
         }
-        Ok(used)
+        Ok(())
     }
 
     /// Marks all that a manifest or index leads to, as far as it is here.
@@ -189,10 +200,10 @@ impl Store {
 
 /// What is in use.
 #[derive(Debug, Default)]
-struct Used {
-    blobs: HashSet<Digest>,
-    layers: HashSet<DiffId>,
-    chains: HashSet<ChainId>,
+pub(crate) struct Used {
+    pub(crate) blobs: HashSet<Digest>,
+    pub(crate) layers: HashSet<DiffId>,
+    pub(crate) chains: HashSet<ChainId>,
 }
 
 impl Used {

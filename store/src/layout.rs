@@ -4,7 +4,10 @@
 //! HOME/
 //! ├── version                       "slipway store 1": a newer number is refused
 //! ├── locks/
-//! │   ├── open                      shared by every open store; exclusive while collecting
+//! │   ├── open                      shared by every open store but those of `pinning`; exclusive while collecting
+//! │   ├── pinning                   shared by open stores that pin all that they look at: pruning goes on beside them
+//! │   ├── pruned                    as old as the last look at how much the build cache takes
+//! │   ├── pins-N                    a byte for each digest that somebody relies on (see `pins`)
 //! │   ├── collect                   held by the one process that collects or tries to
 //! │   ├── sessions                  held for the moment in which a session is born or found dead
 //! │   ├── images                    held for the moment in which a name changes
@@ -28,7 +31,8 @@
 //! ├── layers/ALGORITHM/HH/HEX.json  the forms of a layer's tar, by diff ID
 //! ├── snapshots/HEX/                a stack of layers, by chain ID
 //! │   ├── fs/                       the topmost layer's files, whiteouts as overlayfs has them
-//! │   └── meta.json                 the layer, the snapshot below, and the boot in which it was made
+//! │   ├── meta.json                 the layer, the snapshot below, and the boot in which it was made
+//! │   └── usage                     how many bytes it takes, once somebody counted
 //! ├── empty/                        the lower folder of overlays that have no other
 //! ├── cache/HH/HEX                  build cache records, by key
 //! ├── cache/HH/HEX.list             the files that a record's key stands for, for `build --explain`
@@ -82,6 +86,11 @@ impl Layout {
     /// Returns the lock file of a name.
     pub fn lock(&self, name: &str) -> PathBuf {
         self.locks().join(name)
+    }
+
+    /// Returns a lock file of which each byte stands for some digest.
+    pub fn pins(&self, number: usize) -> PathBuf {
+        self.lock(&format!("pins-{number:x}"))
     }
 
     /// Returns the folder of what is unfinished.
@@ -253,9 +262,14 @@ impl Layout {
         self.home.join("cache-mounts")
     }
 
-    /// Returns the folder of a cache mount: `data` in it is what is mounted.
+    /// Returns the folder of a cache mount; see [`cache_contents`](crate::cache_contents) for what is mounted of it.
     pub fn cache_mount(&self, id: &str) -> PathBuf {
         self.cache_mounts().join(&Digest::sha256(id.as_bytes()).hex()[..32])
+    }
+
+    /// Returns where the disk usage of a snapshot is remembered.
+    pub fn snapshot_usage(&self, chain: &ChainId) -> PathBuf {
+        self.snapshot(chain).join("usage")
     }
 
     /// Returns the folder of containers.

@@ -33,9 +33,12 @@ pub mod collect;
 pub mod images;
 pub mod layers;
 pub mod outlines;
+mod pins;
+pub mod prune;
 pub mod repositories;
 pub mod session;
 pub mod snapshots;
+pub mod usage;
 
 pub mod atomic_file;
 pub mod blocking;
@@ -53,8 +56,10 @@ pub use layers::{LayerError, Layers};
 pub use layout::Layout;
 pub use open::{OpenStoreError, Store};
 pub use outlines::Outlines;
+pub use prune::{PruneError, Pruned, Pruning};
 pub use repositories::{Repositories, Repository, RepositoryError};
 pub use snapshots::{Active, Snapshot, SnapshotError, Snapshots, UnpackEvent};
+pub use usage::{CacheEntry, CacheKind, cache_contents};
 
 #[cfg(test)]
 mod crash_tests;

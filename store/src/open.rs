@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::atomic_file;
 use crate::file_error::{During, found};
 use crate::layout::VERSION;
-use crate::session::Home;
+use crate::session::{Home, Keep};
 use crate::{Blobs, BuildCache, Builds, FileError, Images, Layers, Layout, Outlines, Repositories, Snapshots};
 
 /// Everything that is kept, below one folder. Clones are the same store.
@@ -73,6 +73,26 @@ impl Store {
     /// For a program that was interrupted and ends without waiting for them: what they do fails from now on.
     pub fn abandon(&self) {
         self.parts.home.abandon();
+    }
+
+    /// From now on pins all that this store looks at, as long as it is open, so that pruning goes on beside it. For work
+    /// that ends, such as a build.
+    ///
+    /// # Errors
+    ///
+    /// When a lock cannot be taken.
+    pub fn pin_all(&self) -> Result<(), FileError> {
+        self.parts.home.start_pinning(Keep::Always)
+    }
+
+    /// Does the same, but keeps pins only while something is unfinished. For a server, which names what it stores under
+    /// the claim that brings it in.
+    ///
+    /// # Errors
+    ///
+    /// When a lock cannot be taken.
+    pub fn pin_claims(&self) -> Result<(), FileError> {
+        self.parts.home.start_pinning(Keep::Claims)
     }
 
     /// Returns the folder that holds everything.

@@ -9,14 +9,19 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use layer::remove_tree;
+use oci::Digest;
 use rustix::fs::FlockOperation;
 
 use crate::file_error::{During, found};
+use crate::pins::Pins;
 use crate::{FileError, Layout, atomic_file};
+
+/// So many pins are kept although nothing is unfinished: letting go of them costs more than they do.
+const MOST_PINS: usize = 256;
 
 /// What all parts of an open store share.
 #[derive(Debug)]
@@ -27,8 +32,22 @@ pub struct Home {
     gate: Mutex<Gate>,
     /// Told when a collection ends.
     opened: Condvar,
-    /// `locks/open`, shared.
+    /// `locks/open`, shared, unless `pinning` is.
     open: File,
+    /// `locks/pinning`, shared, and how the pins of this store are kept.
+    pinning: OnceLock<(File, Keep)>,
+    pins: Pins,
+    /// Whether a build cache record was filed.
+    cached: AtomicBool,
+}
+
+/// How long an open store keeps what it pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// As long as it is open.
+    Always,
+    /// Until nothing is unfinished.
+    Claims,
 }
 
 /// Keeps work and collections of this open store apart.
@@ -44,7 +63,11 @@ pub(crate) struct Unfinished(Arc<Home>);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        self.0.gate().unfinished -= 1;
+        let mut gate = self.0.gate();
+        gate.unfinished -= 1;
+        if gate.unfinished == 0 && self.0.pinning.get().is_some_and(|(_, keep)| *keep == Keep::Claims) {
+            self.0.pins.release(MOST_PINS);
+        }
     }
 }
 
@@ -76,9 +99,56 @@ impl Home {
             gate: Mutex::default(),
             opened: Condvar::new(),
             open,
+            pinning: OnceLock::new(),
+            pins: Pins::default(),
+            cached: AtomicBool::new(false),
         };
         home.sweep()?;
         Ok(home)
+    }
+
+    /// From now on pins all that this store looks at, so that others may prune beside it.
+    pub(crate) fn start_pinning(&self, keep: Keep) -> Result<(), FileError> {
+        let pinning = lock(&self.layout.lock("pinning"), FlockOperation::LockShared)?;
+        if self.pinning.set((pinning, keep)).is_ok() {
+            flock(&self.open, FlockOperation::Unlock, &self.layout.lock("open"))?;
+        }
+        Ok(())
+    }
+
+    /// Notes that a build cache record was filed.
+    pub(crate) fn note_cached(&self) {
+        self.cached.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells whether one was.
+    pub(crate) fn has_cached(&self) -> bool {
+        self.cached.load(Ordering::Relaxed)
+    }
+
+    /// Notes that this process relies on what a digest names, if it is there: nobody removes it from now on.
+    pub(crate) fn pin(&self, digest: &Digest) -> Result<(), FileError> {
+        if self.pinning.get().is_some() { self.pins.pin(&self.layout, digest) } else { Ok(()) }
+    }
+
+    /// Runs work that removes only what it takes with [`pins::take`](crate::pins::take), while no store is open that does
+    /// not pin; or returns `None` at once when one is, or another prunes.
+    pub(crate) fn beside_pinning<T>(&self, work: impl FnOnce() -> T) -> Result<Option<T>, FileError> {
+        let Some(_collect) = try_lock(&self.layout.lock("collect"))? else { return Ok(None) };
+        let path = self.layout.lock("open");
+        let back = if self.pinning.get().is_some() { FlockOperation::Unlock } else { FlockOperation::LockShared };
+        match rustix::fs::flock(&self.open, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                let value = work();
+                flock(&self.open, back, &path)?;
+                Ok(Some(value))
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                flock(&self.open, back, &path)?;
+                Ok(None)
+            }
+            Err(error) => Err(FileError::new("lock", &path, error.into())),
+        }
     }
 
     /// Returns where everything is.
@@ -152,6 +222,8 @@ impl Home {
         // `locks/collect` could take the exclusive one, and that is us.
         let Some(_collect) = try_lock(&self.layout.lock("collect"))? else { return Ok(None) };
         let path = self.layout.lock("open");
+        // Stores that pin are open as well, and this one may be one of them.
+        let Some(_nobody_pins) = try_lock(&self.layout.lock("pinning"))? else { return Ok(None) };
         match rustix::fs::flock(&self.open, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
                 let value = work();

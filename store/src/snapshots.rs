@@ -176,7 +176,7 @@ impl Snapshots {
 
     /// Returns what a snapshot stands on, when its own folder is good.
     pub(crate) fn below(&self, chain: &ChainId) -> Result<Option<Option<ChainId>>, FileError> {
-        Ok(self.meta(chain)?.map(|meta| meta.parent))
+        Ok(peek_meta(&self.home, chain)?.map(|meta| meta.parent))
     }
 
     /// Starts an active snapshot on top of another one.
@@ -219,6 +219,12 @@ impl Snapshots {
 
 /// Reads what is said about a snapshot; `None` when it is missing, damaged, or from before the machine started.
 fn meta(home: &Home, chain: &ChainId) -> Result<Option<Meta>, FileError> {
+    home.pin(&chain.0)?;
+    peek_meta(home, chain)
+}
+
+/// Does the same without relying on it.
+fn peek_meta(home: &Home, chain: &ChainId) -> Result<Option<Meta>, FileError> {
     let path = home.layout().snapshot(chain).join("meta.json");
     let bytes = found(fs::read(&path)).during("read", &path)?;
     let meta: Option<Meta> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -232,6 +238,7 @@ fn meta(home: &Home, chain: &ChainId) -> Result<Option<Meta>, FileError> {
 /// Makes a committed snapshot of a folder that holds `fs`, unless another process was faster.
 fn put(home: &Home, folder: &Path, parent: &Snapshot, diff_id: &DiffId) -> Result<(), FileError> {
     let chain = parent.then(diff_id);
+    home.pin(&chain.0)?;
     let place = home.layout().snapshot(&chain);
     let meta_here = Meta {
         chain: chain.clone(),

@@ -69,6 +69,7 @@ impl TestEnv {
             "SOURCE_DATE_EPOCH",
             "NO_COLOR",
             "BUILDKIT_PROGRESS",
+            "SLIPWAY_CACHE_LIMIT",
             "SLIPWAY_PROGRESS",
             "XDG_DATA_HOME",
             "XDG_RUNTIME_DIR",

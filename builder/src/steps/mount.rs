@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use layer::{ApplyOptions, Node, NodeKind, Tree, Whiteouts};
 use oci::Digest;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Timespec, Timestamps};
 use store::{Active, Snapshot};
 
 use super::Bench;
@@ -55,11 +55,10 @@ pub(crate) fn prepare(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Pr
         let kind = match &mount.source {
             MountSource::Bind { origin, path, read_only } => prepared.bind(origin, path, *read_only, bench)?,
             MountSource::Cache { id, seed, mode, uid, gid, read_only, .. } => {
-                let folder =
-                    prepared.locks.iter().find(|(other, ..)| other == id).map(|(_, _, folder)| folder.join("data"));
+                let folder = prepared.locks.iter().find(|(other, ..)| other == id).map(|(_, _, folder)| folder);
                 let folder = folder.expect("every cache was locked above");
-                create_cache(&folder, *seed, *mode, *uid, *gid, bench)?;
-                MountKind::Bind { source: folder, read_only: *read_only }
+                let source = cache_content(folder, id, *seed, (*mode, *uid, *gid), bench)?;
+                MountKind::Bind { source, read_only: *read_only }
             }
             MountSource::Tmpfs { size } => MountKind::Tmpfs { size: *size },
             MountSource::Secret { id, file, env, required } => {
@@ -213,7 +212,16 @@ fn is_opaque(folder: &Path) -> bool {
         .any(|name| rustix::fs::lgetxattr(folder, *name, &mut value[..]).is_ok_and(|size| size == 1 && value == *b"y"))
 }
 
-/// Takes a cache for as long as the file lives: its folder holds `data`.
+/// Takes a cache for as long as the file lives.
+///
+/// ```text
+/// cache-mounts/NAME/
+/// ├── lock      shared or taken by whoever has the cache mounted; as old as its last use
+/// ├── id        the ID
+/// ├── making    held while content is made
+/// ├── data      what the cache holds
+/// └── data-N    what it holds since it was emptied for the Nth time; only the last of them is mounted anew
+/// ```
 fn lock_cache(id: &str, sharing: Sharing, bench: &Bench<'_>) -> Result<(File, PathBuf), StepError> {
     let root = match &bench.workshop.own_caches {
         Some(folder) => folder.scratch()?,
@@ -230,15 +238,19 @@ fn lock_cache(id: &str, sharing: Sharing, bench: &Bench<'_>) -> Result<(File, Pa
             .mode(0o711)
             .create(&folder)
             .map_err(|error| Fault::because(doing(), &error))?;
-        empty_cache(&folder, bench)
-            .map_err(|error| Fault::because(format!("cannot empty the cache `{id}`"), &error))?;
+        drop_emptied(&folder).map_err(|error| Fault::because(format!("cannot empty the cache `{id}`"), &error))?;
         let lock = lock_file(&folder).map_err(|error| Fault::because(doing(), &error))?;
         let operation = match sharing {
             Sharing::Shared => FlockOperation::NonBlockingLockShared,
             Sharing::Private | Sharing::Locked => FlockOperation::NonBlockingLockExclusive,
         };
         match rustix::fs::flock(&lock, operation) {
-            Ok(()) => return Ok((lock, folder)),
+            Ok(()) => {
+                let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+                // Without the time of its last use it is merely pruned too early.
+                let _ = rustix::fs::futimens(&lock, &Timestamps { last_access: now, last_modification: now });
+                return Ok((lock, folder));
+            }
             Err(rustix::io::Errno::WOULDBLOCK) if sharing == Sharing::Private => copy += 1,
             Err(rustix::io::Errno::WOULDBLOCK) if bench.workshop.cancel.is_cancelled() => {
                 return Err(StepError::Cancelled);
@@ -253,57 +265,41 @@ fn lock_file(folder: &Path) -> io::Result<File> {
     File::options().create(true).truncate(false).write(true).open(folder.join("lock"))
 }
 
-/// Puts what a cache holds out of the way, once in a build without cache. A process that still has it mounted keeps it;
-/// it is removed as soon as a later build finds nobody at work.
-fn empty_cache(folder: &Path, bench: &Bench<'_>) -> io::Result<()> {
-    let mut emptied = bench.workshop.emptied_caches.lock().unwrap_or_else(PoisonError::into_inner);
-    if !bench.ignore_cache || !emptied.insert(folder.to_owned()) {
-        return Ok(());
-    }
-    for number in 0.. {
-        match std::fs::rename(folder.join("data"), folder.join(format!("{OLD}{number}"))) {
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-            result => {
-                result?;
-                break;
-            }
-        }
-    }
+/// Removes what a cache held before it was emptied, as soon as nobody is at work in it.
+fn drop_emptied(folder: &Path) -> io::Result<()> {
+    let contents = store::cache_contents(folder)?;
+    let Some((_, old)) = contents.split_last().filter(|(_, old)| !old.is_empty()) else { return Ok(()) };
     let lock = lock_file(folder)?;
-    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(());
-    }
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_name().as_bytes().starts_with(OLD.as_bytes()) {
-            std::fs::remove_dir_all(entry.path())?;
+    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        for (_, path) in old {
+            std::fs::remove_dir_all(path)?;
         }
     }
     Ok(())
 }
 
-/// How the names of folders begin that a cache held before it was emptied.
-const OLD: &str = "old-";
-
-/// Makes the folder of a cache, with what it is to hold at first, unless it is there.
-fn create_cache(
+/// Returns the folder with what a cache holds, which is made with what it is to hold at first when there is none, and
+/// once in a build without cache. What was mounted before stays where it is: others may be just about to mount it.
+fn cache_content(
     folder: &Path,
+    id: &str,
     seed: Option<StepIndex>,
-    mode: u32,
-    uid: u32,
-    gid: u32,
+    (mode, uid, gid): (u32, u32, u32),
     bench: &Bench<'_>,
-) -> Result<(), StepError> {
+) -> Result<PathBuf, StepError> {
     let fault = |error: io::Error| Fault::because("cannot make the folder of a cache", &error);
     // Several may share the cache, but one makes it.
-    let making = File::options().create(true).truncate(false).write(true).open(folder.with_extension("making"));
+    let making = File::options().create(true).truncate(false).write(true).open(folder.join("making"));
     let making = making.map_err(fault)?;
     rustix::fs::flock(&making, FlockOperation::LockExclusive).map_err(|error| fault(error.into()))?;
-    if folder.exists() {
-        return Ok(());
-    }
-    let new = folder.with_extension("new");
+    let is_emptied = bench.ignore_cache
+        && bench.workshop.emptied_caches.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
+    let place = match store::cache_contents(folder).map_err(fault)?.pop() {
+        Some((_, content)) if !is_emptied => return Ok(content),
+        Some((number, _)) => folder.join(format!("data-{}", number.saturating_add(1))),
+        None => folder.join("data"),
+    };
+    let new = folder.join("new");
     match std::fs::remove_dir_all(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(error).into()),
         _ => {}
@@ -324,7 +320,9 @@ fn create_cache(
         std::os::unix::fs::chown(&new, Some(uid), Some(gid)).map_err(fault)?;
     }
     std::fs::set_permissions(&new, PermissionsExt::from_mode(mode)).map_err(fault)?;
-    Ok(std::fs::rename(&new, folder).map_err(fault)?)
+    store::atomic_file::write(&folder.join("id"), id.as_bytes())?;
+    std::fs::rename(&new, &place).map_err(fault)?;
+    Ok(place)
 }
 
 /// The variable that tells programs where the agent is.

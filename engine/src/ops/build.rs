@@ -9,7 +9,7 @@ use layer::Compression;
 use oci::{Descriptor, Digest, Index, Reference};
 use registry::client::TransferEvents;
 use store::builds::{BuildStatus, RecordedImage};
-use store::{BlobError, Image, ImageError, Store};
+use store::{BlobError, Image, ImageError, PruneError, Store};
 
 use super::push::{PushError, PushOptions, push};
 use crate::archive::{self, ArchiveFormat, ArchiveImage, WriteArchiveError};
@@ -38,10 +38,24 @@ pub struct BuildOptions {
     pub ssh: Vec<SshSource>,
     /// What programs that fetch may see of the environment.
     pub environment: Environment,
+    /// How large the build cache of this store may grow.
+    pub cache_limit: CacheLimit,
     /// What is taken from caches elsewhere, and given to them.
     pub cache: CacheOptions,
     /// How it is remembered; not at all when `None`.
     pub recording: Option<Recording>,
+}
+
+/// How large a build cache may grow, before what was not used for longest goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheLimit {
+    /// As much as BuildKit lets it: 80 % of the disk or 100 GB, whatever is less, as long as 20 % of the disk are free.
+    #[default]
+    Default,
+    /// So many bytes.
+    Bytes(u64),
+    /// Nothing goes by itself.
+    None,
 }
 
 /// Hears of everything that a build does: its steps, and what it pulls and pushes.
@@ -123,7 +137,11 @@ pub async fn build(
     let (limits, builds) = (options.recording.as_ref().map(|recording| recording.limits), engine.store().builds());
     let limits = limits.filter(|limits| builds.needs_pruning(*limits).unwrap_or(true));
     let forgetting = limits.map(|limits| std::thread::spawn(move || builds.prune(limits)));
-    let result = build_recorded(engine, options, view, &recorder, cancel).await;
+    let (cache_limit, now) = (options.cache_limit, options.request.now);
+    let result = build_recorded(engine, options, view.clone(), &recorder, cancel).await;
+    if result.is_ok() {
+        keep_small(engine, cache_limit, now, &*view).await;
+    }
     let (status, error, images) = match &result {
         Ok(result) => (BuildStatus::Completed, None, result.images.iter().map(remembered).collect()),
         Err(BuildOpError::Build(BuildError::Cancelled)) => (BuildStatus::Canceled, None, Vec::new()),
@@ -150,8 +168,10 @@ async fn build_recorded(
     recorder: &Arc<Recorder>,
     cancel: &Cancel,
 ) -> Result<BuildResult, BuildOpError> {
-    let BuildOptions { mut request, tags, outputs, ssh, environment, cache, recording } = options;
+    let BuildOptions { mut request, tags, outputs, ssh, environment, cache, cache_limit: _, recording } = options;
     let now = request.now;
+    // From here on others may prune beside this build, and leave it what it uses.
+    engine.store().pin_all().map_err(BlobError::from)?;
     let transfer = Transfer::prepare(engine, cache, &mut request, &view, cancel);
     // Beside the build there is time to clean up after those that were killed.
     std::thread::spawn(crate::machine::sweep);
@@ -256,6 +276,29 @@ pub async fn hand_out(
         push(engine, reference, PushOptions::default(), view).await?;
     }
     Ok(placed.result)
+}
+
+/// Makes the build cache smaller when this build made it outgrow its limit.
+async fn keep_small(engine: &Engine, limit: CacheLimit, now: jiff::Timestamp, view: &dyn BuildView) {
+    let limit = match limit {
+        CacheLimit::None => return,
+        CacheLimit::Default => None,
+        CacheLimit::Bytes(bytes) => Some(bytes),
+    };
+    let now = std::time::SystemTime::from(now);
+    // A limit that somebody gave is kept by every build.
+    if limit.is_none() && !engine.store().is_pruning_due(now) {
+        return;
+    }
+    let store = engine.store().clone();
+    match store::blocking::run(move || store.prune_to_limit(limit, now)).await {
+        // Somebody else is at work who cannot be interrupted; the next build will do it.
+        Ok(_) | Err(PruneError::Busy) => {}
+        Err(error) => {
+            let message = format!("cannot make the build cache smaller: {error}");
+            view.event(builder::BuildEvent::Warning { message, lines: None });
+        }
+    }
 }
 
 /// What was put in its place, and what remains to be sent.

@@ -193,10 +193,11 @@ fn mount(store: &Store, mount: &RecordedMount, options: &DebugOptions) -> Result
     Ok(match mount.kind.as_str() {
         "tmpfs" => Mounted::Yes(MountKind::Tmpfs { size: mount.size }),
         "cache" => {
-            let folder = store.layout().cache_mount(id).join("data");
-            match folder.is_dir() {
-                true => Mounted::Yes(MountKind::Bind { source: folder, read_only: mount.read_only }),
-                false => Mounted::No(format!("the cache `{id}` is not there any more")),
+            // What cannot be read is as good as gone.
+            let contents = store::cache_contents(&store.layout().cache_mount(id)).unwrap_or_default();
+            match contents.into_iter().next_back() {
+                Some((_, source)) => Mounted::Yes(MountKind::Bind { source, read_only: mount.read_only }),
+                None => Mounted::No(format!("the cache `{id}` is not there any more")),
             }
         }
         "secret" => match options.secrets.get(id) {

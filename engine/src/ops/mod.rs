@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod debug;
+pub mod du;
 pub mod history;
 pub mod images;
 pub mod import;
@@ -9,6 +10,7 @@ pub mod inspect;
 pub mod load;
 pub mod login;
 pub mod logout;
+pub mod prune;
 pub mod pull;
 pub mod push;
 pub mod rmi;

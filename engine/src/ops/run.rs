@@ -269,6 +269,8 @@ pub async fn run(
         let network = if options.network == NetworkChoice::Host { "host" } else { "none" };
         return Err(RunError::NoPorts { network });
     }
+    // Builds may prune beside a container, which may run for long. Without that they merely do not.
+    let _ = engine.store().pin_all();
     let mut resized = None;
     let image = tokio::select! {
         image = find_image(engine, &options, events, cancel) => image?,

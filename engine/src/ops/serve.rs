@@ -20,6 +20,8 @@ pub async fn serve(
     events: impl Fn(ServeEvent) + Send + Sync + 'static,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    // Builds may prune beside a server, which may be there for ever. Without that they merely do not.
+    let _ = store.pin_claims();
     let options = ServeOptions { events: Events::to(events), ..ServeOptions::new(store, addr) };
     let server = Server::bind(options).await?;
     listening(server.local_addr());

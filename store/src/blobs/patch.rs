@@ -73,6 +73,7 @@ pub struct PatchWriter {
 impl Blobs {
     /// Starts a blob that has most of its bytes from another one. `marks` are those of the base, from when it was written.
     pub fn patch(&self, base: &Digest, marks: Marks) -> Result<PatchWriter, BlobError> {
+        self.home.pin(base)?;
         let path = self.path(base);
         let Some(base_file) = found(File::open(&path)).during("open", &path)? else {
             return Err(BlobError::NotFound { digest: base.clone() });
@@ -102,6 +103,7 @@ impl Blobs {
     /// Returns how many bytes a blob has that is kept as a patch, if it can be put together.
     pub(super) fn patched_size(&self, digest: &Digest) -> Result<Option<u64>, FileError> {
         let Some(patch) = Patch::open(&self.home.layout().patch(digest))? else { return Ok(None) };
+        self.home.pin(&patch.base)?;
         let base = self.path(&patch.base);
         let there = found(fs::metadata(&base)).during("read", &base)?;
         let whole = there.is_some_and(|there| there.len() >= patch.needs());
@@ -116,6 +118,7 @@ impl Blobs {
     /// Opens a blob that is kept as a patch for reading from its start to its end.
     pub(super) fn patched(&self, digest: &Digest) -> Result<Option<(PatchReader, u64)>, FileError> {
         let Some(patch) = Patch::open(&self.home.layout().patch(digest))? else { return Ok(None) };
+        self.home.pin(&patch.base)?;
         let path = self.path(&patch.base);
         let Some(base) = found(File::open(&path)).during("open", &path)? else { return Ok(None) };
         let size = patch.size;
@@ -198,6 +201,7 @@ impl PatchWriter {
             Err(_) if self.damaged => return Err(BlobError::Damaged { digest: self.base_digest.clone() }),
             other => other.map_err(|error| FileError::of_write(&self.path, error))?,
         };
+        self.home.pin(&digest)?;
         let path = self.home.layout().blob(&digest);
         let there = found(fs::metadata(&path)).during("read", &path)?;
         if there.is_some_and(|there| there.is_file() && there.len() == self.size) {

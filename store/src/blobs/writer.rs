@@ -153,6 +153,7 @@ impl BlobWriter {
             }
             return Err(BlobError::DigestMismatch { expected: expected.clone(), actual: digest });
         }
+        self.home.pin(&digest)?;
         let path = self.home.layout().blob(&digest);
         let there = found(fs::metadata(&path)).during("read", &path)?;
         if there.is_some_and(|there| there.is_file() && there.len() == self.written) {

@@ -71,7 +71,8 @@ fn build_cache_and_containers_keep_their_layers() {
     let (_, cached) = put_image(&store, b"1");
     let (_, used) = put_image(&store, b"2");
     let key = Digest::sha256(b"key");
-    let keeps = Keeps { layers: vec![cached.clone()], chain: Some(ChainId::base(&cached)), below: None };
+    let keeps =
+        Keeps { layers: vec![cached.clone()], chain: Some(ChainId::base(&cached)), below: None, about: String::new() };
     store.build_cache().put(&key, b"record", &keeps).expect("put");
     let keeps = store.containers_dir().join("c1/keeps.json");
     atomic_file::write(&keeps, format!(r#"{{"diff_ids":["{used}"]}}"#).as_bytes()).expect("written");
