@@ -92,6 +92,9 @@ fn of_context(error: &(dyn Error + 'static)) -> Option<String> {
         OpenContextError::Dockerfile(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
             Some("name the Dockerfile with -f, or the folder that has one".into())
         }
+        OpenContextError::AnImage { text } => {
+            Some(format!("give it a name, `--build-context NAME={text}`, and take files from it with COPY --from=NAME"))
+        }
         OpenContextError::TwoDockerfiles { .. } => {
             Some("with -f, standard input takes a tar of files; or give the Dockerfile with `-f -` and a folder".into())
         }

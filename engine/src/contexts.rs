@@ -52,6 +52,8 @@ pub enum OpenContextError {
     Place(#[from] SnapshotError),
     #[error("there is no place to unpack the build context in `{}`", path.display())]
     Folder { path: PathBuf, source: io::Error },
+    #[error("the build context cannot be an image, as `{text}` is")]
+    AnImage { text: String },
     #[error("{kind} as the build context is not supported yet: `{text}`")]
     NotYet { kind: &'static str, text: String },
 }
@@ -92,9 +94,11 @@ pub async fn open(
         ContextSpec::Stdin => store::blocking::run(move || open_stdin(&store, file.as_deref(), stdin)).await,
         ContextSpec::Git(text) => not_yet("a git repository", text),
         ContextSpec::Http(text) => not_yet("an HTTP address", text),
-        ContextSpec::OciLayout(layout) => not_yet("an OCI layout", &layout.path.to_string_lossy()),
-        ContextSpec::Image(image) => not_yet("an image", &image.familiar()),
-        ContextSpec::Scratch => not_yet("an image", "scratch"),
+        ContextSpec::OciLayout(layout) => {
+            Err(OpenContextError::AnImage { text: format!("oci-layout://{}", layout.path.display()) })
+        }
+        ContextSpec::Image(image) => Err(OpenContextError::AnImage { text: format!("docker-image://{image}") }),
+        ContextSpec::Scratch => Err(OpenContextError::AnImage { text: "docker-image://scratch".into() }),
     }
 }
 

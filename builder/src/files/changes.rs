@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use layer::entry::{OPAQUE_WHITEOUT, join_path, split_path};
+use layer::entry::{OPAQUE_WHITEOUT, WHITEOUT_PREFIX, join_path, split_path};
 use layer::hashing::HashingReader;
 use layer::{Entry, EntryKind, Node, Timestamp, tar};
 use oci::Digest;
@@ -167,6 +167,12 @@ impl Changes {
         for path in below {
             self.changes.remove(&path);
         }
+    }
+
+    /// Yields the files whose names are how a layer says that another file is gone: `.wh.NAME`.
+    pub(crate) fn whiteouts(&self) -> impl Iterator<Item = &[u8]> {
+        let is_whiteout = |path: &&[u8]| split_path(path).1.starts_with(WHITEOUT_PREFIX);
+        self.changes.keys().map(Vec::as_slice).filter(is_whiteout)
     }
 
     /// Returns the newest time of what is copied, or the fallback: when this step's layer counts as made.

@@ -14,11 +14,13 @@ use super::{Bench, Made, Workshop, timestamp};
 use crate::cache::{self, Notes, Record};
 use crate::cache_key::{CacheKey, KeyWriter};
 use crate::context::Context;
+use crate::executor::Stream;
 use crate::fault::{Fault, StepError};
 use crate::files::changes::{Changes, Times, Written};
 use crate::files::content;
 use crate::files::copy::{self, Collected, Manner};
 use crate::files::outline::{Outline, Place};
+use crate::files::path::lossy;
 use crate::files::source::SourceTree;
 use crate::files::unpack::{self, Archive};
 use crate::files::view::View;
@@ -131,6 +133,13 @@ fn write(
             }
         }
     }
+    for path in changes.whiteouts().take(MAX_WARNINGS) {
+        let path = lossy(path);
+        let text = format!(
+            "warning: `/{path}` deletes a file in the image: names with `.wh.` in front are how layers do that\n"
+        );
+        (bench.output)(Stream::Stderr, text.as_bytes());
+    }
     let fallback = base.and_then(|base| base.created).map_or(0, jiff::Timestamp::as_second);
     let times = Times { fallback, epoch: bench.workshop.epoch };
     let created = timestamp(changes.created(times));
@@ -139,6 +148,9 @@ fn write(
     let (diff_id, mark) = (oci::DiffId(digest.clone()), digest);
     Ok((Record { diff_id, size, mark, created, step: bench.name.to_owned() }, written))
 }
+
+/// How many files one step warns of.
+const MAX_WARNINGS: usize = 5;
 
 /// Writes the layer: only what is not in the last one of its kind, when that is the smaller part.
 fn write_layer(

@@ -321,6 +321,16 @@ fn c8_the_folder_that_is_copied_does_not_bring_its_own_look() {
 }
 
 #[test]
+fn c12_a_file_with_the_name_of_a_whiteout_is_one_as_with_buildkit_and_is_told() {
+    let world = World::new();
+    world.lay("d/.wh.passwd", "x");
+    let image = world.build("FROM base\nCOPY d /etc/");
+    assert!(image.seen.output().contains("warning: `/etc/.wh.passwd` deletes a file"), "{}", image.seen.output());
+    let files = world.build("FROM base AS a\nCOPY d /etc/\nFROM scratch\nCOPY --from=a /etc /e").files();
+    assert!(files.contains("e/group") && !files.contains("passwd"), "{files}");
+}
+
+#[test]
 fn c16_a_mode_goes_to_files_and_folders_but_not_to_links() {
     let world = World::new();
     world.lay("d/sub/f", "f").lay("d/l", "-> sub/f").mode("d/sub/f", 0o750);
