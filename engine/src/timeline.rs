@@ -408,8 +408,11 @@ fn first_line(step: &StepRecord) -> &str {
     step.plan.name.lines().next().unwrap_or_default()
 }
 
-/// Reads what a layer holds: sizes and paths, and how many paths it removes. `None` when it cannot be read.
-fn list(store: &Store, digest: &Digest) -> Option<(Vec<(u64, Vec<u8>)>, usize)> {
+/// What a layer holds: sizes and paths, and how many paths it removes.
+type Held = (Vec<(u64, Vec<u8>)>, usize);
+
+/// Reads what a layer holds; `None` when it cannot be read.
+fn list(store: &Store, digest: &Digest) -> Option<Held> {
     let file = store.blobs().open(digest).ok()?.file;
     let mut reader = tar::Reader::new(io::BufReader::with_capacity(256 << 10, file));
     let (mut files, mut removed) = (Vec::new(), 0);

@@ -71,6 +71,7 @@ impl TestEnv {
             "BUILDKIT_PROGRESS",
             "SLIPWAY_CACHE_LIMIT",
             "SLIPWAY_PROGRESS",
+            "SLIPWAY_HISTORY",
             "XDG_DATA_HOME",
             "XDG_RUNTIME_DIR",
         ] {
