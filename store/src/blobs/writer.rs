@@ -59,13 +59,13 @@ pub struct BlobWriter {
 #[derive(Debug)]
 enum Stage {
     /// The caller.
-    Here(MarkingHasher, Sink),
+    Here(Box<MarkingHasher>, Sink),
     /// Two threads; buffers travel through both and come back.
     Threads {
         full: SyncSender<Buffer>,
         empty: Receiver<Buffer>,
         writing: JoinHandle<io::Result<()>>,
-        hashing: JoinHandle<MarkingHasher>,
+        hashing: JoinHandle<Box<MarkingHasher>>,
     },
     /// Nobody any more.
     Done,
@@ -109,7 +109,7 @@ impl BlobWriter {
             path,
             partial: None,
             algorithm,
-            stage: Stage::Here(MarkingHasher::plain(hasher), Sink::at(written)),
+            stage: Stage::Here(Box::new(MarkingHasher::plain(hasher)), Sink::at(written)),
             buffer: Buffer::default(),
             written,
             broken: false,
