@@ -18,6 +18,7 @@ mod crash;
 mod debug;
 mod du;
 mod explain;
+mod fetch;
 mod full_disk;
 mod history;
 mod house;

@@ -19,6 +19,13 @@ pub enum Context {
     /// A folder that was filled for this build alone, with what was fetched or came in a tar. Files keep the owners that
     /// they have there, and no `.dockerignore` speaks of them, as with BuildKit.
     Fetched(PathBuf),
+    /// A commit that was checked out for this build alone. As a folder of this machine, but nothing of it is remembered.
+    Checkout {
+        /// The folder that is wanted of it.
+        folder: PathBuf,
+        /// When the commit was made, in seconds since 1970.
+        committed: i64,
+    },
     /// No files at all: only a Dockerfile.
     None,
 }
@@ -55,7 +62,7 @@ impl LazyContext {
                     .map_err(|error| Fault::because("cannot read the files of the build context", &error))?,
             )
             .appearing(self.appearance),
-            Context::Folder(folder) => {
+            Context::Folder(folder) | Context::Checkout { folder, .. } => {
                 let tree = Tree::of_folder(folder).map_err(|error| {
                     Fault::because(format!("cannot read the build context `{}`", folder.display()), &error)
                 })?;
@@ -65,7 +72,11 @@ impl LazyContext {
                 };
                 let ignore = Ignore::parse(&text.unwrap_or_default())
                     .map_err(|error| Fault::because(format!("cannot use {name}"), &error))?;
-                SourceTree::of_folder(tree, ignore, stat_cache::load(store, folder)).appearing(self.appearance)
+                let known = match &self.context {
+                    Context::Folder(folder) => stat_cache::load(store, folder),
+                    _ => stat_cache::Digests::default(),
+                };
+                SourceTree::of_folder(tree, ignore, known).appearing(self.appearance)
             }
         });
         *opened = Some(source.clone());

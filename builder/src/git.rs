@@ -24,6 +24,8 @@ pub struct GitSource {
     pub commit_times: bool,
     /// Whether `checksum` is taken for the commit without asking what the reference is now.
     pub fetch_by_commit: bool,
+    /// Whether the user themself named it, and not a Dockerfile: then it is fetched as their own git would.
+    pub own: bool,
 }
 
 /// Why the address of a repository cannot be used; in BuildKit's words where it has some.
@@ -65,6 +67,17 @@ impl GitSource {
             None => return None,
         }
         Some(Self::of_parts(remote, query, fragment))
+    }
+
+    /// Reads the address of a repository that is known to be one, whether or not it ends in `.git`.
+    ///
+    /// # Errors
+    ///
+    /// When it says something that cannot be.
+    pub fn parse_context(text: &str) -> Result<Self, GitSourceError> {
+        let (rest, fragment) = split(text, '#');
+        let (remote, query) = split(rest, '?');
+        Self::of_parts(remote, query, fragment)
     }
 
     fn of_parts(remote: &str, query: Option<&str>, fragment: Option<&str>) -> Result<Self, GitSourceError> {
@@ -367,6 +380,7 @@ mod tests {
                 skip_submodules: true,
                 commit_times: true,
                 fetch_by_commit: false,
+                own: false,
             }
         );
         assert_eq!(parse("https://host/a.git?tag=v1").reference.as_deref(), Some("refs/tags/v1"));

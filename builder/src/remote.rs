@@ -34,7 +34,7 @@ pub trait Remote: Send + Sync {
     fn git_commit(&self, source: &GitSource, cancel: &Cancel) -> Result<GitCommit, RemoteError>;
 
     /// Puts the files of a commit into an empty folder; `.git` with them when the source wants it. All get the time
-    /// `mtime`, or that of the commit when it is `None`.
+    /// `mtime`, or that of the commit when it is `None`. Returns the time of the commit, in seconds since 1970.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ pub trait Remote: Send + Sync {
         mtime: Option<jiff::Timestamp>,
         folder: &Path,
         cancel: &Cancel,
-    ) -> Result<(), RemoteError>;
+    ) -> Result<i64, RemoteError>;
 }
 
 /// What to fetch, and what is known of it.
@@ -135,7 +135,7 @@ impl Remote for NoRemote {
         _: Option<jiff::Timestamp>,
         _: &Path,
         _: &Cancel,
-    ) -> Result<(), RemoteError> {
+    ) -> Result<i64, RemoteError> {
         Self::refuse()
     }
 }

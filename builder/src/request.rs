@@ -8,6 +8,7 @@ use oci::{Descriptor, Digest, ImageConfig, Platform};
 
 use crate::context::Context;
 use crate::executor::{AddedHost, Network, Ulimit};
+use crate::git::GitSource;
 use crate::remote_cache::CacheTransfer;
 
 /// Everything that decides what a build makes.
@@ -207,7 +208,10 @@ impl DockerfileSource {
             found = read(&wanted.with_file_name("dockerfile"))?;
         }
         let bytes = found.ok_or_else(|| error(std::io::ErrorKind::NotFound.into()))?;
-        Ok(Self { name: wanted.to_string_lossy().into_owned(), bytes, ignore: None })
+        let mut beside = wanted.to_owned().into_os_string();
+        beside.push(".dockerignore");
+        let ignore = read(Path::new(&beside))?;
+        Ok(Self { name: wanted.to_string_lossy().into_owned(), bytes, ignore })
     }
 }
 
@@ -232,6 +236,10 @@ pub enum NamedContext {
     Image(oci::Reference),
     /// An image in an OCI layout (`oci-layout://`).
     Layout(OciLayout),
+    /// A git repository, which is fetched when the build needs it.
+    Git(GitSource),
+    /// A URL: an archive whose files are meant, or else just a file.
+    Http(String),
 }
 
 /// Where an image is in an OCI layout.

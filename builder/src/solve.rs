@@ -117,7 +117,7 @@ fn attempt(
     let _forwards = cancel.on_cancel(move || stopper.cancel());
     let files = |(name, context): (&String, &NamedContext)| match context {
         NamedContext::Files(context) => Some((name.clone(), LazyContext::new(context.clone(), None, appearance))),
-        NamedContext::Image(_) | NamedContext::Layout(_) => None,
+        NamedContext::Image(_) | NamedContext::Layout(_) | NamedContext::Git(_) | NamedContext::Http(_) => None,
     };
     let own_caches = request.isolated.then(|| store.snapshots().begin(&Snapshot::empty())).transpose();
     let own_caches = own_caches.map_err(|error| place.error(error.into(), None))?;

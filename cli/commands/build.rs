@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use builder::{AddedHost, BuildRequest, Context, DockerfileSource, NamedContext, Network, PullPolicy, SecretSource};
 use engine::context_spec::ContextSpec;
-use engine::contexts::{self, OpenContext};
+use engine::contexts::{self, Access, OpenContext};
 use engine::ops::build::{self, BuildOpError, BuildOptions, BuildResult, CacheLimit};
 use engine::output::{Finish, Output};
 use engine::remote::Environment;
@@ -36,6 +36,7 @@ Examples:
   slipway build --explain -t app .                  What was cached, and why the rest was not
   generate-dockerfile | slipway build -t app -f - .
   git archive HEAD | slipway build -t app -          A tar, plain or compressed
+  slipway build https://example.com/app.git#v1:docker A folder of a git repository
 
 Kinds of output (-o, repeatable):
   type=image[,name=NAME][,push=true]    The store, and from there a registry
@@ -58,8 +59,9 @@ environment is a build argument too, and means --reproducible.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Folder that COPY and ADD read; `-` is standard input: a tar of files, or a Dockerfile and no files
-    #[arg(value_name = "FOLDER|-")]
+    /// What COPY and ADD read: a folder, a git repository (URL#REF:FOLDER), a tar or Dockerfile behind a URL, or `-` for
+    /// either on standard input
+    #[arg(value_name = "FOLDER|URL|-")]
     context: Option<OsString>,
     /// What to call the image
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
@@ -153,8 +155,8 @@ pub(crate) struct Args {
     /// Offer an SSH agent, or keys, to RUN --mount=type=ssh and ADD of git@… [the agent of SSH_AUTH_SOCK if none is named]
     #[arg(long = "ssh", value_name = "default|ID[=SOCKET|KEY,…]")]
     ssh: Vec<String>,
-    /// Offer one more named context to FROM and COPY --from
-    #[arg(long = "build-context", value_name = "NAME=FOLDER|docker-image://NAME|oci-layout://FOLDER[:TAG]")]
+    /// Offer one more named context to FROM and COPY --from: any kind of files, or an image
+    #[arg(long = "build-context", value_name = "NAME=FOLDER|URL|GIT|docker-image://NAME|oci-layout://FOLDER[:TAG]")]
     build_contexts: Vec<String>,
     /// Let RUN ask for more than the sandbox: network.host, security.insecure
     #[arg(long, value_name = "RIGHT", value_delimiter = ',')]
@@ -177,10 +179,20 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let insecure = args.registry.registries(&named);
     let engine = session.engine_for(&insecure)?;
     // What was unpacked for the build goes away with this.
-    let open = context(&spec, &args, &engine, session)?;
+    let ssh = args.ssh.iter().map(|text| ssh_source(text).context("--ssh")).collect::<Result<Vec<_>, _>>()?;
+    let environment = Environment::of(std::env::vars_os());
+    let keep_git_dir = request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+    let access = Access {
+        environment: environment.clone(),
+        secrets: request.secrets.clone(),
+        ssh: ssh.clone(),
+        keep_git_dir: keep_git_dir
+            .is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True")),
+        now: request.now,
+    };
+    let open = context(&spec, &args, &engine, &access, session)?;
     (request.context, request.dockerfile) = (open.context.clone(), open.dockerfile.clone());
     args.reproducible.find_epoch(&mut request, args.quiet)?;
-    let ssh = args.ssh.iter().map(|text| ssh_source(text).context("--ssh")).collect::<Result<_, _>>()?;
     if let Some(format) = &args.reproducible.verify {
         return verify(&args, format, request, outputs, ssh, &engine, session);
     }
@@ -189,7 +201,6 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     request.explain = args.explain.is_some();
     let explained = args.explain.as_ref().map(|form| (form, Arc::new(Explained::new(view.clone()))));
     let view = explained.as_ref().map_or(view, |(_, explained)| explained.clone());
-    let environment = Environment::of(std::env::vars_os());
     let cache_limit = args.cache_limit.unwrap_or_default();
     let typed = args.context.as_deref().unwrap_or_default().to_string_lossy();
     let recording = recorded::recording(&typed, args.shell_on_error.then(|| view.clone()))?;
@@ -383,26 +394,19 @@ fn context_spec(args: &Args) -> anyhow::Result<ContextSpec> {
 }
 
 /// Opens the context and the Dockerfile.
-fn context(spec: &ContextSpec, args: &Args, engine: &Engine, session: &Session) -> anyhow::Result<OpenContext> {
+fn context(
+    spec: &ContextSpec,
+    args: &Args,
+    engine: &Engine,
+    access: &Access,
+    session: &Session,
+) -> anyhow::Result<OpenContext> {
     let file = args.file.as_deref();
     match spec {
         // Most builds have nothing to wait for.
         ContextSpec::Folder(folder) => Ok(contexts::open_folder(folder, file, io::stdin())?),
-        spec => session.wait(Threads::Many, contexts::open(engine, spec, file, io::stdin(), session.cancel())),
+        spec => session.wait(Threads::Many, contexts::open(engine, spec, file, io::stdin(), access, session.cancel())),
     }
-}
-
-/// Refuses a kind of context that nothing reads yet.
-fn not_yet(spec: &ContextSpec) -> anyhow::Error {
-    let kind = match spec {
-        ContextSpec::Folder(_) => "a folder",
-        ContextSpec::Stdin => "standard input",
-        ContextSpec::Git(_) => "a git repository",
-        ContextSpec::Http(_) => "an HTTP address",
-        ContextSpec::OciLayout(_) => "an OCI layout",
-        ContextSpec::Image(_) | ContextSpec::Scratch => "an image",
-    };
-    anyhow::anyhow!("{kind} as this context is not supported yet")
 }
 
 /// Reads `ID[=SOCKET|KEY,…]`.
@@ -445,7 +449,9 @@ fn named_context(text: &str) -> anyhow::Result<(String, NamedContext)> {
         ContextSpec::Image(image) => NamedContext::Image(image),
         ContextSpec::OciLayout(layout) => NamedContext::Layout(layout),
         ContextSpec::Scratch => NamedContext::Files(Context::None),
-        other => return Err(not_yet(&other).context(format!("`{text}`"))),
+        ContextSpec::Git(address) => NamedContext::Git(contexts::git_source(&address)?),
+        ContextSpec::Http(url) => NamedContext::Http(url),
+        ContextSpec::Stdin => anyhow::bail!("`{text}`: standard input can only be the main context"),
     };
     Ok((name, context))
 }

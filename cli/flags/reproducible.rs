@@ -85,6 +85,12 @@ fn epoch_of(context: &Context, quiet: bool) -> anyhow::Result<i64> {
             Failure::new(anyhow::Error::new(error).context("cannot tell when the context's commit was made"))
                 .hint(format!("set {VARIABLE} to the time that files shall have, in seconds since 1970"))
         })?,
+        Context::Checkout { committed, .. } => {
+            if !quiet {
+                terminal::note(&format!("{VARIABLE}={committed}, the time of the context's commit"));
+            }
+            return Ok(*committed);
+        }
         _ => None,
     };
     let (epoch, whence) = match commit {

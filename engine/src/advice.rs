@@ -9,6 +9,7 @@ use crate::archive::ReadArchiveError;
 use crate::context_spec::ContextSpecError;
 use crate::contexts::OpenContextError;
 use crate::image_source::ObtainError;
+use crate::ops::build::BuildOpError;
 use crate::ops::debug::DebugError;
 use crate::ops::import::ImportError;
 use crate::ops::rmi::RmiError;
@@ -17,7 +18,6 @@ use crate::ops::save::SaveError;
 use crate::ops::tag::TagError;
 use crate::past::PastError;
 use crate::remote_cache::CacheError;
-use crate::ssh::SshError;
 
 /// Finds advice for an error or for what caused it; the first that is known wins.
 ///
@@ -56,8 +56,12 @@ fn of_one(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(OpenStoreError::File(_)) = error.downcast_ref() {
         return Some("choose another folder for the store with --home or SLIPWAY_HOME".into());
     }
-    if let Some(error) = error.downcast_ref::<SshError>() {
-        return error.advice().map(str::to_owned);
+    match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(BuildOpError::Ssh(error)), _) | (_, Some(OpenContextError::Ssh(error))) => {
+            return error.advice().map(str::to_owned);
+        }
+        (_, Some(OpenContextError::Remote(error))) => return error.hint.clone(),
+        _ => {}
     }
     let past = error.downcast_ref::<PastError>().or_else(|| match error.downcast_ref()? {
         DebugError::Past(past) => Some(past),

@@ -4,21 +4,30 @@
 //! folder                  read where it is
 //! -         a Dockerfile  no files at all
 //!           a tar         unpacked into a folder that goes away with the build
+//! URL       a Dockerfile  no files at all
+//!           a tar         unpacked into a folder that goes away with the build
+//! git                     checked out into one
 //! ```
+
+mod fetched;
 
 use std::io::{self, Cursor, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use builder::request::ReadDockerfileError;
-use builder::{Context, DockerfileSource};
+use builder::{Context, DockerfileSource, GitSourceError, RemoteError};
 use layer::compress::{self, Format};
 use layer::tar::{Limits, TarError};
 use layer::{ApplyError, ApplyOptions, Devices, Whiteouts};
 use store::{Active, Snapshot, SnapshotError, Store};
 
+use fetched::Opener;
+pub use fetched::{Access, git_source};
+
 use crate::context_spec::ContextSpec;
 use crate::interruptible::Interruptible;
+use crate::ssh::SshError;
 use crate::{Cancel, Engine};
 
 /// What a build reads.
@@ -46,7 +55,7 @@ pub enum OpenContextError {
     StdinTwice,
     #[error("standard input is a Dockerfile, and `{}` is another", path.display())]
     TwoDockerfiles { path: PathBuf },
-    #[error("the build context from standard input cannot be unpacked")]
+    #[error("the build context cannot be unpacked")]
     Unpack(#[source] ApplyError),
     #[error("there is no place to unpack the build context")]
     Place(#[from] SnapshotError),
@@ -54,8 +63,18 @@ pub enum OpenContextError {
     Folder { path: PathBuf, source: io::Error },
     #[error("the build context cannot be an image, as `{text}` is")]
     AnImage { text: String },
-    #[error("{kind} as the build context is not supported yet: `{text}`")]
-    NotYet { kind: &'static str, text: String },
+    #[error("invalid build context `{text}`")]
+    Git { text: String, source: GitSourceError },
+    #[error("`{text}` has no folder `{subdir}`")]
+    NoSubdir { text: String, subdir: String },
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[error(transparent)]
+    Ssh(#[from] SshError),
+    #[error("the build context `{url}` cannot be kept")]
+    Fetched { url: String, source: io::Error },
+    #[error("`{url}` is a Dockerfile, and `{}` is another", path.display())]
+    UrlIsDockerfile { url: String, path: PathBuf },
 }
 
 /// Opens a folder. Its Dockerfile is `file`, which may be `-`, or else its own.
@@ -81,9 +100,9 @@ pub async fn open(
     spec: &ContextSpec,
     file: Option<&Path>,
     stdin: impl Read + Send + 'static,
+    access: &Access,
     cancel: &Cancel,
 ) -> Result<OpenContext, OpenContextError> {
-    let not_yet = |kind, text: &str| Err(OpenContextError::NotYet { kind, text: text.to_owned() });
     let (store, file) = (engine.store().clone(), file.map(Path::to_owned));
     let stdin = Interruptible::new(stdin, cancel);
     match spec {
@@ -92,8 +111,17 @@ pub async fn open(
             store::blocking::run(move || open_folder(&folder, file.as_deref(), stdin)).await
         }
         ContextSpec::Stdin => store::blocking::run(move || open_stdin(&store, file.as_deref(), stdin)).await,
-        ContextSpec::Git(text) => not_yet("a git repository", text),
-        ContextSpec::Http(text) => not_yet("an HTTP address", text),
+        ContextSpec::Git(text) | ContextSpec::Http(text) => {
+            let (engine, access, cancel) = (engine.clone(), access.clone(), cancel.clone());
+            let (is_git, text) = (matches!(spec, ContextSpec::Git(_)), text.clone());
+            let runtime = tokio::runtime::Handle::current();
+            store::blocking::run(move || {
+                let file = file.as_deref();
+                let opener = Opener { engine: &engine, runtime, access: &access, cancel: &cancel, file };
+                if is_git { opener.git(&text, stdin) } else { opener.http(&text, stdin) }
+            })
+            .await
+        }
         ContextSpec::OciLayout(layout) => {
             Err(OpenContextError::AnImage { text: format!("oci-layout://{}", layout.path.display()) })
         }
@@ -134,6 +162,13 @@ pub fn open_tar(
     file: Option<&Path>,
     tar: impl Read + Send + 'static,
 ) -> Result<OpenContext, OpenContextError> {
+    let (unpacked, path) = unpack(store, tar)?;
+    let dockerfile = DockerfileSource::read_inside(&path, file)?;
+    Ok(OpenContext { context: Context::Fetched(path), dockerfile, _unpacked: Some(unpacked) })
+}
+
+/// Unpacks a tar, compressed or not; returns what keeps the folder, and the folder.
+fn unpack(store: &Store, tar: impl Read + Send + 'static) -> Result<(Active, PathBuf), OpenContextError> {
     let (_, mut plain) = compress::decoder(tar).map_err(OpenContextError::Stdin)?;
     let unpacked = store.snapshots().begin(&Snapshot::empty())?;
     let path = unpacked.upper();
@@ -150,8 +185,7 @@ pub fn open_tar(
         root_metadata: false,
     };
     layer::apply(&mut plain, folder.as_fd(), &options).map_err(OpenContextError::Unpack)?;
-    let dockerfile = DockerfileSource::read_inside(&path, file)?;
-    Ok(OpenContext { context: Context::Fetched(path), dockerfile, _unpacked: Some(unpacked) })
+    Ok((unpacked, path))
 }
 
 /// More files than any context has; fewer than would fill memory with what is known of them.

@@ -85,13 +85,11 @@ pub(crate) struct Fetcher<'a> {
     pub(crate) secrets: &'a BTreeMap<String, SecretSource>,
     /// The agents that the build was given.
     pub(crate) agents: &'a BTreeMap<String, PathBuf>,
-    /// Whether the user named what is fetched, and not a Dockerfile.
-    pub(crate) own: bool,
 }
 
 impl Fetcher<'_> {
     fn git<'a>(&'a self, source: &'a GitSource, cancel: &'a Cancel) -> Git<'a> {
-        let identity = Identity { own: self.own, agent: self.agents.get("default"), secrets: self.secrets };
+        let identity = Identity { own: source.own, agent: self.agents.get("default"), secrets: self.secrets };
         Git { source, environment: self.environment, identity, cancel }
     }
 }
@@ -117,7 +115,7 @@ impl Remote for Fetcher<'_> {
         mtime: Option<jiff::Timestamp>,
         folder: &Path,
         cancel: &Cancel,
-    ) -> Result<(), RemoteError> {
+    ) -> Result<i64, RemoteError> {
         self.git(source, cancel).checkout(commit, mtime, folder)
     }
 }

@@ -157,7 +157,6 @@ async fn attempt(
             environment: &environment,
             secrets: &request.secrets,
             agents: &request.agents,
-            own: false,
         };
         let images = Images { engine: &engine, runtime, events: &*view, now: request.now, cancel: &cancel };
         let recorder = Recorder { view: &*view, steps: Mutex::default() };

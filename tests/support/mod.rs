@@ -2,6 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs and write fixtures")]
 
+pub mod web;
+
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;

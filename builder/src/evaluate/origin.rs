@@ -7,9 +7,12 @@ use crate::dockerfile::Statement;
 use crate::error::BuildError;
 use crate::fault::Fault;
 use crate::files::copy::Selection;
-use crate::graph::{CopyOperation, CopySource, Origin, SourceStep, Step, StepKind};
+use crate::graph::{
+    CopyOperation, CopySource, FetchOperation, HttpOperation, Origin, SourceStep, Step, StepIndex, StepKind,
+};
 use crate::image_state::ImageState;
 use crate::plan::From;
+use crate::remote::without_credentials;
 use crate::request::NamedContext;
 use crate::source::ImageSourceError;
 
@@ -57,6 +60,11 @@ impl<'a> Evaluator<'a> {
             });
             return Ok(Some(ImageState::of_image(self.platform, &config, layers, top)));
         }
+        if let Some(step) = self.fetched(name, context, statement) {
+            let mut state = ImageState::scratch(self.platform);
+            state.note_step(format!("COPY / / # context {name}"), step);
+            return Ok(Some(state));
+        }
         let selection = Selection { literal: true, ..Selection::default() };
         let operation = CopyOperation {
             base: None,
@@ -81,7 +89,10 @@ impl<'a> Evaluator<'a> {
         if let Some((name, context)) = self.named_context(from, self.platform) {
             return Ok(match self.image_of_context(context, self.platform, statement)? {
                 Some((source, _, image)) => self.image_origin(source, &image, statement),
-                None => Origin::Named(name.to_owned()),
+                None => match self.fetched(name, context, statement) {
+                    Some(step) => Origin::Step(Some(step)),
+                    None => Origin::Named(name.to_owned()),
+                },
             });
         }
         if from.eq_ignore_ascii_case("scratch") {
@@ -113,6 +124,34 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// Adds the steps that fetch a context, if it is one that is fetched.
+    fn fetched(&mut self, name: &str, context: &NamedContext, statement: &Statement) -> Option<StepIndex> {
+        let (operation, shown) = match context {
+            NamedContext::Git(source) => (FetchOperation::Git(source.clone()), source.shown()),
+            NamedContext::Http(url) => {
+                let operation = HttpOperation { url: url.clone(), checksum: None };
+                (FetchOperation::Http(operation), without_credentials(url))
+            }
+            NamedContext::Files(_) | NamedContext::Image(_) | NamedContext::Layout(_) => return None,
+        };
+        let is_file = matches!(operation, FetchOperation::Http(_));
+        let mut add =
+            |kind, name| self.graph.add(Step { kind, name, span: Some(statement.span.clone()), ignore_cache: false });
+        let fetched = add(StepKind::Fetch(operation), format!("[context {name}] {shown}"));
+        if !is_file {
+            return Some(fetched);
+        }
+        let selection = Selection { path: b"*".to_vec(), ..Selection::default() };
+        let operation = CopyOperation {
+            base: None,
+            sources: vec![CopySource::Files { origin: Origin::Step(Some(fetched)), selection, unpack: true }],
+            destination: "/".into(),
+            chown: None,
+            chmod: None,
+        };
+        Some(add(StepKind::Copy(operation), format!("[context {name}] load")))
+    }
+
     /// Finds the image that a context is, and what to call it; `None` when it is files.
     fn image_of_context(
         &mut self,
@@ -121,7 +160,7 @@ impl<'a> Evaluator<'a> {
         statement: &Statement,
     ) -> Result<Option<(SourceStep, oci::ImageConfig, String)>> {
         match context {
-            NamedContext::Files(_) => Ok(None),
+            NamedContext::Files(_) | NamedContext::Git(_) | NamedContext::Http(_) => Ok(None),
             NamedContext::Image(reference) => {
                 let name = reference.to_string();
                 let (source, config) = self.image(&name, platform, statement)?;

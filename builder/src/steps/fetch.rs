@@ -231,6 +231,7 @@ fn commit_key(source: &GitSource, commit: &str, reference: Option<&str>) -> (Cac
         skip_submodules,
         commit_times,
         fetch_by_commit: _,
+        own: _,
     } = source;
     let mut key = KeyWriter::new("git", None);
     key.text("remote", &without_credentials(remote));

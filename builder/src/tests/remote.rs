@@ -89,7 +89,7 @@ impl Remote for FakeRemote {
         mtime: Option<jiff::Timestamp>,
         folder: &Path,
         _: &Cancel,
-    ) -> Result<(), RemoteError> {
+    ) -> Result<i64, RemoteError> {
         self.ask(format!("checkout {}", &commit.id[..4]));
         let write = |path: &str, content: &str, mode: u32| {
             let path = folder.join(path);
@@ -108,7 +108,7 @@ impl Remote for FakeRemote {
         if source.keep_git_dir == Some(true) {
             write(".git/HEAD", &commit.id[..4], 0o644);
         }
-        Ok(())
+        Ok(1_000_000)
     }
 }
 

@@ -227,7 +227,6 @@ impl Solving<'_> {
                 environment,
                 secrets: &request.secrets,
                 agents: &request.agents,
-                own: false,
             };
             let images = Images { engine: &engine, runtime, events: &*view, now, cancel: &cancel };
             let shell = recording.as_ref().and_then(|recording| recording.shell_on_error.as_deref());

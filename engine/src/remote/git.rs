@@ -85,7 +85,7 @@ impl Git<'_> {
         commit: &GitCommit,
         mtime: Option<jiff::Timestamp>,
         folder: &Path,
-    ) -> Result<(), RemoteError> {
+    ) -> Result<i64, RemoteError> {
         self.check_out(commit, mtime, folder).map_err(|error| self.explain(error))
     }
 
@@ -107,7 +107,7 @@ impl Git<'_> {
         Ok(found)
     }
 
-    fn check_out(&self, commit: &GitCommit, mtime: Option<jiff::Timestamp>, folder: &Path) -> Result<(), GitError> {
+    fn check_out(&self, commit: &GitCommit, mtime: Option<jiff::Timestamp>, folder: &Path) -> Result<i64, GitError> {
         let format = if commit.id.len() == 64 { "sha256" } else { "sha1" };
         self.git(folder, false, &["init", "-q", "--template=", &format!("--object-format={format}")])?;
         // What submodules with relative addresses are relative to.
@@ -123,13 +123,8 @@ impl Git<'_> {
                 other => drop(other?),
             }
         }
-        let time = match mtime {
-            Some(mtime) => mtime.as_second(),
-            None => {
-                let said = self.git(folder, false, &["log", "-1", "--format=%ct", &commit.id])?;
-                String::from_utf8_lossy(&said).trim().parse().map_err(|_| GitError::Nonsense)?
-            }
-        };
+        let said = self.git(folder, false, &["log", "-1", "--format=%ct", &commit.id])?;
+        let committed = String::from_utf8_lossy(&said).trim().parse().map_err(|_| GitError::Nonsense)?;
         let keep = self.source.keep_git_dir.unwrap_or(false);
         if keep {
             self.git(folder, false, &["update-ref", "-d", FETCHED])?;
@@ -138,7 +133,8 @@ impl Git<'_> {
                 layer::remove_tree(&path).map_err(|source| GitError::Write { path, source })?;
             }
         }
-        settle(folder, keep, time)
+        settle(folder, keep, mtime.map_or(committed, jiff::Timestamp::as_second))?;
+        Ok(committed)
     }
 
     /// Fetches a commit: alone if the server gives it, else by the reference that led to it, else with all there is.
