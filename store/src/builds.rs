@@ -216,11 +216,14 @@ impl Builds {
 
     fn prune_kept(&self, keep: usize) -> Result<usize, FileError> {
         let layout = self.home.layout();
-        let with_files = self.by_age()?.into_iter().map(|(_, id)| layout.build(&id).join("kept"));
+        let with_files = self.by_age()?.into_iter().map(|(_, id)| (layout.build(&id).join("kept"), id));
         let mut gone = 0;
-        for folder in with_files.filter(|folder| folder.exists()).skip(keep) {
-            self.home.discard(&folder)?;
-            gone += 1;
+        for (folder, id) in with_files.filter(|(folder, _)| folder.exists()).skip(keep) {
+            // Somebody may have a shell in the files of one that runs.
+            if !self.is_running(&id)? {
+                self.home.discard(&folder)?;
+                gone += 1;
+            }
         }
         Ok(gone)
     }

@@ -37,6 +37,10 @@ pub async fn prune(engine: &Engine, options: PruneOptions) -> Result<Pruned, Pru
     store::blocking::run(move || {
         let PruneOptions { all, before, only, max_used, min_free, reserved } = options;
         let only = only.as_deref().map(|only| only as &(dyn Fn(&CacheEntry) -> bool + Sync));
+        if only.is_none() && before.is_none() && max_used.is_none() && min_free.is_none() {
+            // Nobody chose: the files of failed steps are as easily made again as the cache is.
+            store.builds().drop_kept()?;
+        }
         let pruning = Pruning { all, before, only, max_used, min_free, reserved };
         let mut waited = Duration::ZERO;
         let pause = Duration::from_millis(50);
