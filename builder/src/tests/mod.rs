@@ -4,6 +4,7 @@
 //! us to, where there is one.
 
 mod cache;
+mod cache_keys;
 mod config;
 mod errors;
 mod files;
