@@ -11,6 +11,7 @@
 mod apps;
 mod build;
 mod cache_transfer;
+mod call;
 mod clients;
 mod completion;
 mod contexts;

@@ -30,7 +30,8 @@ pub enum Context {
     None,
 }
 
-const MAX_IGNORE: u64 = 16 << 20;
+/// The longest `.dockerignore` that is read, in bytes.
+pub(crate) const MAX_IGNORE: u64 = 16 << 20;
 
 /// A context that is opened when a step first asks for it: a build that copies nothing does not even look at it.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! From the instructions of stages to steps and image configs: variables are expanded, images resolved, triggers fired.
 
+mod lint;
 mod origin;
 mod run;
 mod transfer;
@@ -9,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use oci::Platform;
 
 use crate::dockerfile::expand;
-use crate::dockerfile::{self, BuildArg, Escape, Instruction, KeyValue, Span, Statement};
+use crate::dockerfile::{self, BuildArg, Escape, Instruction, KeyValue, Span, Statement, Warning};
 use crate::error::{BuildError, Diagnostic};
 use crate::events::{BuildEvent, BuildEvents, Surroundings};
 use crate::executor::Security;
@@ -17,6 +18,8 @@ use crate::fault::Fault;
 use crate::files::path::clean;
 use crate::graph::{Graph, MakeFolderOperation, SourceStep, Step, StepIndex, StepKind};
 use crate::image_state::ImageState;
+use crate::lint::Linter;
+use crate::outline::Asked;
 use crate::plan::{From, Plan};
 use crate::ports;
 use crate::request::BuildRequest;
@@ -29,6 +32,10 @@ pub(crate) struct Evaluation<'a> {
     pub(crate) escape: Escape,
     pub(crate) images: &'a dyn ImageSource,
     pub(crate) events: &'a dyn BuildEvents,
+    pub(crate) lint: &'a Linter,
+    /// Whether only questions are answered: then images that cannot be had are taken as empty, and none is looked at for
+    /// its files.
+    pub(crate) only_asking: bool,
     /// Makes an error of a fault and its place.
     pub(crate) locate: &'a dyn Fn(Fault, Option<&Span>) -> Diagnostic,
 }
@@ -44,6 +51,13 @@ pub(crate) struct Evaluator<'a> {
     used_args: BTreeSet<String>,
     images: BTreeMap<String, (SourceStep, oci::ImageConfig)>,
     several: bool,
+    /// The stages whose base image could not be had.
+    pub(crate) unknown: BTreeSet<usize>,
+    /// The stages that have said where they work.
+    with_workdir: BTreeSet<usize>,
+    ignore: lint::LazyIgnore,
+    /// What the stages that were evaluated ask their caller for.
+    pub(crate) asked: Vec<Asked>,
 }
 
 /// Where an evaluation failed.
@@ -87,6 +101,10 @@ impl<'a> Evaluator<'a> {
             used_args: BTreeSet::new(),
             images: BTreeMap::new(),
             several,
+            unknown: BTreeSet::new(),
+            with_workdir: BTreeSet::new(),
+            ignore: lint::LazyIgnore::default(),
+            asked: Vec::new(),
         };
         for statement in context.plan.global {
             if let Instruction::Arg(arguments) = &statement.instruction {
@@ -123,6 +141,26 @@ impl<'a> Evaluator<'a> {
     /// Returns the epoch that the Dockerfile's own `ARG SOURCE_DATE_EPOCH` says.
     pub(crate) fn epoch(&self) -> Option<i64> {
         self.globals.get("SOURCE_DATE_EPOCH").and_then(|text| parse_epoch(text).ok().flatten())
+    }
+
+    /// Returns what global arguments stand for.
+    pub(crate) fn globals(&self) -> &BTreeMap<String, String> {
+        &self.globals
+    }
+
+    /// Returns what the caller gives for an argument.
+    pub(crate) fn given(&self, name: &str) -> Option<&String> {
+        self.context.request.build_args.get(name)
+    }
+
+    /// Returns the stages that were evaluated, in order.
+    pub(crate) fn evaluated(&self) -> impl Iterator<Item = usize> {
+        self.stages.keys().copied()
+    }
+
+    /// Returns what the lint rules found so far.
+    pub(crate) fn findings(&self) -> Vec<Warning> {
+        self.context.lint.found()
     }
 
     /// Evaluates a stage and all that it needs, and returns the image that it makes.
@@ -202,9 +240,21 @@ impl<'a> Evaluator<'a> {
         } else if let Some(earlier) = earlier {
             let mut state = ImageState::of_stage(&self.stage(earlier)?);
             triggers = std::mem::take(&mut state.config.on_build);
+            if self.unknown.contains(&earlier) {
+                self.unknown.insert(index);
+            }
+            if self.with_workdir.contains(&earlier) {
+                self.with_workdir.insert(index);
+            }
             state
         } else {
-            let (source, config) = self.image(&base, platform, stage.statement)?;
+            let found = self.image(&base, platform, stage.statement);
+            if found.is_err() && self.context.only_asking {
+                self.unknown.insert(index);
+                return self.rest_of_stage(index, ImageState::scratch(self.platform), &base, Vec::new());
+            }
+            let (source, config) = found?;
+            self.lint_platform(&base, platform, &config.platform(), stage.statement);
             let layers = source.layers.len();
             let name = format!("[{}1/{}] FROM {base}", self.label(index), self.total(index));
             let top = self.graph.add(Step {
@@ -218,8 +268,20 @@ impl<'a> Evaluator<'a> {
             triggers = std::mem::take(&mut state.config.on_build);
             state
         };
-        let mut walk =
-            StageWalk { index, state, number: usize::from(base != "scratch" && earlier.is_none()), trigger: false };
+        self.rest_of_stage(index, state, &base, triggers)
+    }
+
+    /// Evaluates what comes after a `FROM`: the triggers of what it names, then the stage's own instructions.
+    fn rest_of_stage(
+        &mut self,
+        index: usize,
+        state: ImageState,
+        base: &str,
+        triggers: Vec<String>,
+    ) -> Result<ImageState> {
+        let stage = &self.context.plan.stages[index];
+        let is_image = base != "scratch" && self.context.plan.named(base, index).is_none();
+        let mut walk = StageWalk { index, state, number: usize::from(is_image), trigger: false };
         for text in triggers {
             let mut statement = dockerfile::parse_trigger(&text).map_err(|error| {
                 let fault = Fault {
@@ -238,7 +300,7 @@ impl<'a> Evaluator<'a> {
         }
         walk.trigger = false;
         for statement in stage.statements {
-            self.instruction(&mut walk, statement, escape)?;
+            self.instruction(&mut walk, statement, self.context.escape)?;
         }
         Ok(walk.state)
     }
@@ -255,6 +317,10 @@ impl<'a> Evaluator<'a> {
     }
 
     fn instruction(&mut self, walk: &mut StageWalk, statement: &Statement, escape: Escape) -> Result<()> {
+        self.lint_instruction(walk, statement, escape);
+        if self.context.only_asking {
+            self.ask(walk, statement, escape);
+        }
         let word = |text: &str| expand::word(text, &walk.state.env, escape);
         match &statement.instruction {
             Instruction::Arg(arguments) => self.arguments(walk, arguments, statement, escape)?,
@@ -433,9 +499,9 @@ impl<'a> Evaluator<'a> {
 }
 
 /// A stage on its way.
-struct StageWalk {
+pub(crate) struct StageWalk {
     index: usize,
-    state: ImageState,
+    pub(crate) state: ImageState,
     /// The number of the last step that people see.
     number: usize,
     /// Whether the instruction comes from an `ONBUILD`.

@@ -11,6 +11,8 @@
 //! | [`remote`], [`git`] | [`Remote`]: how URLs and git repositories are fetched (the engine fills it in) |
 //! | [`events`] | [`BuildEvents`]: what a build tells while it goes on |
 //! | [`cancel`] | [`Cancel`]: how a build is stopped |
+//! | [`check`], [`outline`] | questions about a Dockerfile that are answered without a build |
+//! | `lint`, `place` | which findings are told; from a fault to an error with its lines |
 //! | `plan` | the stages, and finding one by what the user calls it |
 //! | `evaluate`, `image_state` | instructions to steps and image configs: variables, images, triggers |
 //! | `graph` | the steps, of the kinds that LLB has |
@@ -33,9 +35,13 @@ mod stat_cache;
 pub mod dockerfile;
 pub mod ignore;
 
+pub mod check;
 mod evaluate;
 mod graph;
 mod image_state;
+mod lint;
+pub mod outline;
+mod place;
 mod plan;
 mod ports;
 
@@ -66,6 +72,7 @@ pub mod remote;
 pub mod source;
 
 pub use cancel::{Cancel, CancelGuard};
+pub use check::{Checked, check, outline, targets};
 pub use context::Context;
 pub use error::{BuildError, Diagnostic};
 pub use events::{BuildEvent, BuildEvents, Outcome, PlannedMount, PlannedMountKind, PlannedStep, StepId, Surroundings};
@@ -75,6 +82,7 @@ pub use executor::{
 };
 pub use explain::{Difference, DifferenceKind, Miss, Nearest};
 pub use git::{GitSource, GitSourceError};
+pub use outline::{Argument, Outline, SecretUse, Target};
 pub use remote::{GitCommit, HttpAnswer, HttpContent, HttpRequest, NoRemote, Remote, RemoteError};
 pub use remote_cache::{CacheTransfer, RemoteCache};
 pub use request::{

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use oci::{Descriptor, Digest, ImageConfig, Platform};
 
-use crate::context::Context;
+use crate::context::{Context, MAX_IGNORE};
 use crate::executor::{AddedHost, Network, Ulimit};
 use crate::git::GitSource;
+use crate::ignore::Ignore;
 use crate::remote_cache::CacheTransfer;
 
 /// Everything that decides what a build makes.
@@ -109,6 +110,19 @@ impl BuildRequest {
             explain: false,
             transfer: CacheTransfer::default(),
         }
+    }
+
+    /// Returns what the context ignores, as far as that can be read: for the lint, which refuses nothing.
+    pub(crate) fn ignore(&self) -> Option<Ignore> {
+        let text = match (&self.context, &self.dockerfile.ignore) {
+            (Context::Fetched(_) | Context::None, _) => return None,
+            (Context::Folder(_) | Context::Checkout { .. }, Some(text)) => text.clone(),
+            (Context::Folder(folder) | Context::Checkout { folder, .. }, None) => {
+                let tree = layer::Tree::of_folder(folder).ok()?;
+                tree.read_small(".dockerignore", MAX_IGNORE).ok()??
+            }
+        };
+        Ignore::parse(&text).ok()
     }
 }
 

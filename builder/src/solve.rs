@@ -12,19 +12,20 @@ use store::{Snapshot, Store};
 use crate::assemble::assemble;
 use crate::cancel::Cancel;
 use crate::context::LazyContext;
-use crate::dockerfile::{self, Dockerfile, ParseError, Span};
-use crate::error::{BuildError, Diagnostic};
+use crate::dockerfile::{Span, Warning};
+use crate::error::BuildError;
 use crate::evaluate::{Evaluation, Evaluator, parse_epoch};
 use crate::events::{BuildEvent, BuildEvents, Outcome, PlannedStep, StepId};
 use crate::executor::Executor;
 use crate::explain::Explainer;
-use crate::fault::{Fault, StepError};
+use crate::fault::Fault;
 use crate::files::source::Appearance;
 use crate::graph::{Graph, StepIndex, StepKind};
 use crate::image_state::ImageState;
 use crate::layers::Layers;
+use crate::place::Place;
 use crate::plan::Plan;
-use crate::remote::{Remote, without_credentials};
+use crate::remote::Remote;
 use crate::remote_cache::write_inline;
 use crate::request::{BuildRequest, Built, ContextModes, NamedContext};
 use crate::source::ImageSource;
@@ -80,19 +81,23 @@ fn attempt(
     if let Some(ledger) = &request.transfer.ledger {
         ledger.clear();
     }
-    let text: Arc<str> = without_credentials(&String::from_utf8_lossy(&request.dockerfile.bytes)).into();
-    let place = Place { file: &request.dockerfile.name, text };
-    let parsed = dockerfile::parse(&request.dockerfile.bytes).map_err(|error| place.parse_error(error))?;
-    check_syntax(&parsed)
-        .map_err(|(fault, line)| place.error(fault, Some(&Span { first_line: line, last_line: line, bytes: 0..0 })))?;
-    warn(&parsed, events);
+    let place = Place::of(request);
+    let (parsed, lint) = place.read(request)?;
     let plan = Plan::of(&parsed).map_err(|fault| place.error(fault, None))?;
     let target = plan.target(request.target.as_deref()).map_err(|fault| place.error(fault, None))?;
     let mut graph = Graph::default();
     let platforms = if request.platforms.is_empty() { vec![Platform::host()] } else { request.platforms.clone() };
     let locate = |fault: Fault, span: Option<&Span>| place.diagnostic(fault, span);
-    let evaluation =
-        Evaluation { request, plan: &plan, escape: parsed.directives.escape, images, events, locate: &locate };
+    let evaluation = Evaluation {
+        request,
+        plan: &plan,
+        escape: parsed.directives.escape,
+        images,
+        events,
+        lint: &lint,
+        only_asking: false,
+        locate: &locate,
+    };
     let given = request.build_args.get("SOURCE_DATE_EPOCH").map(|text| parse_epoch(text)).transpose();
     let given = given.map_err(|fault| place.error(fault, None))?.flatten();
     let mut epoch = request.source_date_epoch.or(given);
@@ -101,12 +106,15 @@ fn attempt(
         let mut evaluator =
             Evaluator::new(&evaluation, platform, platforms.len() > 1, &mut graph).map_err(|error| *error)?;
         epoch = epoch.or(evaluator.epoch());
+        evaluator.lint_stages();
         let state = evaluator.stage(target).map_err(|error| *error)?;
         if states.is_empty() {
             evaluator.warn_of_unused_args();
         }
         states.push((platform.clone(), state));
     }
+    warn(&lint.found(), events);
+    lint.check().map_err(|fault| place.error(fault, None))?;
     epoch = epoch.or(request.reproducible);
     let modes = if request.reproducible.is_some() { ContextModes::Git } else { ContextModes::Keep };
     let mtime = epoch.filter(|_| request.reproducible.is_some()).map(layer::Timestamp::from_seconds);
@@ -163,78 +171,11 @@ fn attempt(
     Ok(built)
 }
 
-/// Refuses a `# syntax=` that is not the language built in here. The one that is never needs a registry.
-fn check_syntax(dockerfile: &Dockerfile) -> Result<(), (Fault, u32)> {
-    let Some(syntax) = &dockerfile.directives.syntax else { return Ok(()) };
-    let image = syntax.value.split_whitespace().next().unwrap_or_default();
-    let name = image.strip_prefix("docker.io/").unwrap_or(image);
-    let name = name.split(['@', ':']).next().unwrap_or_default();
-    if ["docker/dockerfile", "docker/dockerfile-upstream"].contains(&name) {
-        return Ok(());
-    }
-    let fault = Fault::new(format!("syntax `{image}` is not supported"));
-    Err((
-        fault.hint("only the language of docker/dockerfile is built in; take the directive out to use it"),
-        syntax.line,
-    ))
-}
-
-fn warn(dockerfile: &Dockerfile, events: &dyn BuildEvents) {
-    for warning in &dockerfile.warnings {
+fn warn(warnings: &[Warning], events: &dyn BuildEvents) {
+    for warning in warnings {
         let message = format!("{}: {}", warning.rule.name(), warning.message);
         let lines = Some(warning.span.first_line as usize..=warning.span.last_line as usize);
         events.event(BuildEvent::Warning { message, lines });
-    }
-}
-
-/// The Dockerfile, for messages.
-struct Place<'a> {
-    file: &'a str,
-    text: Arc<str>,
-}
-
-impl Place<'_> {
-    fn diagnostic(&self, fault: Fault, span: Option<&Span>) -> Diagnostic {
-        Diagnostic {
-            message: fault.message,
-            file: self.file.to_owned(),
-            text: self.text.clone(),
-            lines: span.map(|span| span.first_line as usize..=span.last_line as usize),
-            bytes: None,
-            causes: fault.causes,
-            log: Vec::new(),
-            hint: fault.hint,
-        }
-    }
-
-    fn error(&self, fault: Fault, span: Option<&Span>) -> BuildError {
-        BuildError::Refused(Box::new(self.diagnostic(fault, span)))
-    }
-
-    fn parse_error(&self, error: ParseError) -> BuildError {
-        let suggestion = error.suggestion.map(|word| format!("did you mean `{word}`?"));
-        let fault = Fault { hint: suggestion.or(error.hint), ..Fault::new(error.message) };
-        let span = (error.span.first_line > 0).then_some(&error.span);
-        self.error(fault, span)
-    }
-
-    fn step_error(&self, error: StepError, span: Option<&Span>) -> BuildError {
-        match error {
-            StepError::Cancelled => BuildError::Cancelled,
-            StepError::Fault(fault) => self.error(fault, span),
-            StepError::Process { command, exit_code, out_of_memory, log } => {
-                let command = crate::go::quote(&command);
-                let message = format!("process {command} did not complete successfully: exit code: {exit_code}");
-                let mut fault = Fault::new(message);
-                if out_of_memory {
-                    fault = fault.hint("the kernel killed it because memory ran out");
-                } else if exit_code == 127 {
-                    fault = fault.hint("127 means that a command was not found: is it installed in this stage?");
-                }
-                let diagnostic = Box::new(Diagnostic { log, ..self.diagnostic(fault, span) });
-                BuildError::ProcessFailed { diagnostic, exit_code }
-            }
-        }
     }
 }
 

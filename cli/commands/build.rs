@@ -1,5 +1,6 @@
 //! `slipway build`: a Dockerfile and a context in, an image out.
 
+mod call;
 mod recorded;
 
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ use engine::{Cancel, Engine};
 
 use crate::args::ProgressMode;
 use crate::failure::Failure;
+use crate::flags::call::{Call, Question};
 use crate::flags::{self, outputs, reproducible, reproducible::Reproducible};
 use crate::progress::{self, Explained, Shared};
 use crate::session::{Session, Threads};
@@ -110,6 +112,19 @@ pub(crate) struct Args {
         value_parser = flags::explain::parse
     )]
     explain: Option<flags::explain::Explain>,
+    /// Answer a question about the Dockerfile instead of building: what the lint rules say of it, what the target can be
+    /// given, or which targets there are
+    #[arg(
+        long,
+        value_name = "check|outline|targets[,format=text|json|sarif]",
+        default_value = "build",
+        hide_default_value = true,
+        value_parser = flags::call::parse
+    )]
+    call: flags::call::Call,
+    /// Short for --call=check
+    #[arg(long, conflicts_with = "call")]
+    check: bool,
     /// Find steps in a cache that --cache-to wrote, or in an image with an inline cache
     #[arg(long, value_name = "NAME|type=KIND,…")]
     cache_from: Vec<String>,
@@ -192,6 +207,10 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     };
     let open = context(&spec, &args, &engine, &access, session)?;
     (request.context, request.dockerfile) = (open.context.clone(), open.dockerfile.clone());
+    let question = if args.check { Call::CHECK } else { args.call };
+    if question.question != Question::Build {
+        return call::answer(question, request, &engine, session);
+    }
     args.reproducible.find_epoch(&mut request, args.quiet)?;
     if let Some(format) = &args.reproducible.verify {
         return verify(&args, format, request, outputs, ssh, &engine, session);

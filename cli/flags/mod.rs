@@ -2,6 +2,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod cache_filter;
+pub(crate) mod call;
 pub(crate) mod container;
 pub(crate) mod explain;
 pub(crate) mod outputs;

@@ -69,7 +69,7 @@ pub async fn obtain(
 }
 
 /// Finds what a reference names; one with a digest may be here under another name.
-fn lookup(store: &Store, reference: &Reference) -> Result<Option<Descriptor>, ImageError> {
+pub(crate) fn lookup(store: &Store, reference: &Reference) -> Result<Option<Descriptor>, ImageError> {
     if let Some(descriptor) = store.images().resolve(reference)? {
         return Ok(Some(descriptor));
     }

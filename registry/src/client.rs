@@ -51,7 +51,7 @@ pub use error::{Cause, LoginError, PullError, PushError, RequestError, ServerErr
 pub use events::{BlobState, NoEvents, TransferEvents};
 pub use login::{LoggedIn, login, logout};
 pub use options::{ClientOptions, ProxySettings};
-pub use pull::{Pulled, Wanted, pull, resolve};
+pub use pull::{Pulled, Wanted, best, pull, resolve};
 pub use push::{Pushed, push};
 pub use request::Client;
 

@@ -51,7 +51,7 @@ pub use build_cache::{BuildCache, BuildCacheError, Keeps, Peeked};
 pub use builds::{BuildId, BuildLimits, BuildWriter, Builds};
 pub use collect::{CollectError, Reclaimed};
 pub use file_error::FileError;
-pub use images::{FindError, Found, Image, ImageError, Images, PublishError, TaggedImage, UntaggedImage};
+pub use images::{FindError, Found, Image, ImageError, Images, MAX_CONFIG, PublishError, TaggedImage, UntaggedImage};
 pub use layers::{LayerError, Layers};
 pub use layout::Layout;
 pub use open::{OpenStoreError, Store};

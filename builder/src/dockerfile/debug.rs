@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::instruction::{Dockerfile, Escape, Heredoc, Rule, Statement, Trigger, Word};
+use super::instruction::{Dockerfile, Escape, Heredoc, Statement, Trigger, Word};
+use super::rule::Rule;
 
 pub(super) fn debug_json(dockerfile: &Dockerfile) -> Value {
     let mut record = Map::new();

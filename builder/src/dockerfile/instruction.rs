@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::mount::MountFlag;
+use super::rule::Rule;
 
 /// A parsed Dockerfile.
 #[derive(Debug, Clone)]
@@ -386,7 +387,7 @@ pub enum Healthcheck {
     },
 }
 
-/// A lint finding that the text alone shows.
+/// A lint finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     /// BuildKit's name of the rule.
@@ -395,40 +396,6 @@ pub struct Warning {
     pub message: String,
     /// Where.
     pub span: Span,
-}
-
-/// The lint rules that the parser sees by itself, named as BuildKit names them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are BuildKit's; each is documented there")]
-pub enum Rule {
-    StageNameCasing,
-    FromAsCasing,
-    NoEmptyContinuation,
-    ConsistentInstructionCasing,
-    DuplicateStageName,
-    ReservedStageName,
-    JSONArgsRecommended,
-    MaintainerDeprecated,
-    MultipleInstructionsDisallowed,
-    LegacyKeyValueFormat,
-}
-
-impl Rule {
-    /// Returns the name, as `# check=skip=` wants it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::StageNameCasing => "StageNameCasing",
-            Self::FromAsCasing => "FromAsCasing",
-            Self::NoEmptyContinuation => "NoEmptyContinuation",
-            Self::ConsistentInstructionCasing => "ConsistentInstructionCasing",
-            Self::DuplicateStageName => "DuplicateStageName",
-            Self::ReservedStageName => "ReservedStageName",
-            Self::JSONArgsRecommended => "JSONArgsRecommended",
-            Self::MaintainerDeprecated => "MaintainerDeprecated",
-            Self::MultipleInstructionsDisallowed => "MultipleInstructionsDisallowed",
-            Self::LegacyKeyValueFormat => "LegacyKeyValueFormat",
-        }
-    }
 }
 
 /// Why a text is not a Dockerfile.

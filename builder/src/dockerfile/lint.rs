@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::instruction::{CommandLine, Instruction, Rule, Statement, Warning};
+use super::instruction::{CommandLine, Instruction, Statement, Warning};
+use super::rule::Rule;
 
 /// Returns the findings in a parsed file.
 pub(super) fn warnings(statements: &[Statement]) -> Vec<Warning> {
@@ -22,10 +23,28 @@ pub(super) fn warnings(statements: &[Statement]) -> Vec<Warning> {
                     format!("\"{word} key=value\" should be used instead of legacy \"{word} key value\" format");
                 warnings.push(warning(Rule::LegacyKeyValueFormat, statement, message));
             }
+            Instruction::From(from) => {
+                let names: Vec<&str> = from.name.iter().map(String::as_str).collect();
+                description(statement, "FROM", &names, &mut warnings);
+            }
+            Instruction::Arg(arguments) => {
+                let names: Vec<&str> = arguments.iter().map(|argument| argument.name.as_str()).collect();
+                description(statement, "ARG", &names, &mut warnings);
+            }
             _ => {}
         }
     }
     warnings
+}
+
+/// Checks that a comment right above what it may describe begins with its name.
+fn description(statement: &Statement, word: &str, names: &[&str], warnings: &mut Vec<Warning>) {
+    let Some(comment) = statement.comments.last() else { return };
+    let described = comment.split(' ').next().unwrap_or_default();
+    let Some(first) = names.first().filter(|_| !names.contains(&described)) else { return };
+    let example = if names.len() > 1 { "<arg_key>" } else { first };
+    let message = format!("Comment for {word} should follow the format: `# {example} <description>`");
+    warnings.push(warning(Rule::InvalidDefinitionDescription, statement, message));
 }
 
 fn warning(rule: Rule, statement: &Statement, message: String) -> Warning {

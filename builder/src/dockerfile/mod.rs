@@ -11,6 +11,7 @@
 
 mod instruction;
 mod mount;
+mod rule;
 
 pub mod expand;
 
@@ -34,6 +35,7 @@ mod tests;
 
 pub use instruction::*;
 pub use mount::{Mount, MountError, MountFlag, MountKind, Sharing};
+pub use rule::Rule;
 
 /// Parses a Dockerfile.
 ///

@@ -2,8 +2,9 @@
 
 use super::flags::Refusal;
 use super::frame::{self, Frame, Part};
-use super::instruction::{Dockerfile, Heredoc, Instruction, ParseError, Rule, Span, Statement, Trigger, Warning, Word};
+use super::instruction::{Dockerfile, Heredoc, Instruction, ParseError, Span, Statement, Trigger, Warning, Word};
 use super::lines::{Lines, Logical};
+use super::rule::Rule;
 use super::{directives, heredoc, lint, typed};
 
 /// A line taken apart, with what was read along with it.

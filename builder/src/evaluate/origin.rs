@@ -98,6 +98,9 @@ impl<'a> Evaluator<'a> {
         if from.eq_ignore_ascii_case("scratch") {
             return Ok(Origin::Step(None));
         }
+        if self.context.only_asking && self.context.plan.from(from, here) == From::Other {
+            return Ok(Origin::Step(None));
+        }
         match self.context.plan.from(from, here) {
             From::Stage(index) => Ok(Origin::Step(self.stage(index)?.top)),
             From::Later(index) => {

@@ -145,6 +145,17 @@ impl Ignore {
         self.rules.is_empty()
     }
 
+    /// Tells whether there is a pattern that puts something back in.
+    pub fn has_exceptions(&self) -> bool {
+        self.rules.iter().any(|rule| rule.exception)
+    }
+
+    /// Tells whether one pattern alone takes out all that there is.
+    pub fn has_all_of_the_root(&self) -> bool {
+        let is_all = |rule: &Rule| matches!(rule.pattern.text(), b"*" | b"**" | b"**/*");
+        self.rules.iter().any(|rule| !rule.exception && is_all(rule))
+    }
+
     /// Tells whether a path (relative, `/`-separated, clean) is excluded.
     ///
     /// In a walk, [`step`](Self::step) does not match the parents again.

@@ -8,6 +8,7 @@ mod cache_keys;
 mod config;
 mod errors;
 mod files;
+mod lint;
 mod patches;
 mod remote;
 mod reproducible;

@@ -309,7 +309,7 @@ fn is_image_config(media_type: &str) -> bool {
 /// Picks the manifest of an index that suits a platform best, the earlier one when two do.
 ///
 /// One without a platform is taken when none with a platform fits: some tools leave it out of single images.
-fn best<'a>(index: &'a Index, platform: &Platform) -> Option<&'a Descriptor> {
+pub fn best<'a>(index: &'a Index, platform: &Platform) -> Option<&'a Descriptor> {
     let about_another = |child: &Descriptor| child.annotations.contains_key("vnd.docker.reference.type");
     let images = || index.manifests.iter().filter(|child| !about_another(child));
     let rank = |child: &'a Descriptor| Some((platform.rank(child.platform.as_ref()?)?, child));
