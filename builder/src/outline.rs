@@ -140,7 +140,7 @@ pub(crate) fn of(evaluator: &Evaluator<'_>, plan: &Plan<'_>, target: usize) -> O
     for index in evaluator.evaluated() {
         let from = plan.stages[index].from;
         for text in std::iter::once(&from.base).chain(&from.platform) {
-            globals.extend(evaluator.from_word(text).map(|expanded| expanded.used).unwrap_or_default());
+            globals.extend(evaluator.expand_from(text).map(|expanded| expanded.used).unwrap_or_default());
         }
     }
     let mut arguments: BTreeMap<(u32, String), Argument> = BTreeMap::new();
@@ -167,7 +167,7 @@ pub(crate) fn of(evaluator: &Evaluator<'_>, plan: &Plan<'_>, target: usize) -> O
         let Instruction::Arg(list) = &statement.instruction else { continue };
         for argument in list.iter().rev().filter(|argument| globals.contains(&argument.name)).collect::<Vec<_>>() {
             if let Some(default) = &argument.default {
-                globals.extend(evaluator.from_word(default).map(|expanded| expanded.used).unwrap_or_default());
+                globals.extend(evaluator.expand_from(default).map(|expanded| expanded.used).unwrap_or_default());
             }
             add(declared(argument, evaluator.globals().get(&argument.name).cloned(), statement));
         }

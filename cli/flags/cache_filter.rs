@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(parse("until=24h").expect("valid").before, Some(moment("2026-11-19T12:00:00Z")));
         assert_eq!(parse("until=1h30m").expect("valid").before, Some(moment("2026-11-20T10:30:00Z")));
         assert_eq!(parse("until=2026-01-01T00:00:00Z").expect("valid").before, Some(moment("2026-01-01T00:00:00Z")));
-        assert_eq!(parse("until=0,type=regular").expect("valid").before.is_some(), true);
+        assert!(parse("until=0,type=regular").expect("valid").before.is_some());
         for bad in ["until", "until=", "until=soon", "until=-1h", "type=x", "colour=red", "inuse=maybe", "id=", ""] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -52,7 +52,7 @@ impl Explained {
                             0 => {}
                             1 => line("        ", "and one more difference; --explain=json names it"),
                             more => {
-                                line("        ", &format!("and {more} more differences; --explain=json names them"))
+                                line("        ", &format!("and {more} more differences; --explain=json names them"));
                             }
                         }
                     }

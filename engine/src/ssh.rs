@@ -281,7 +281,7 @@ mod tests {
         let _agent = UnixListener::bind(&socket).unwrap();
         let open = |paths: &[&Path]| {
             let source = SshSource { id: "x".into(), paths: paths.iter().map(|path| path.to_path_buf()).collect() };
-            Agents::open(&[source.clone()], &Environment::default())
+            Agents::open(std::slice::from_ref(&source), &Environment::default())
                 .map(|agents| agents.sockets.into_values().collect())
         };
         assert!(matches!(open(&[]), Err(SshError::NoAgent { .. })));

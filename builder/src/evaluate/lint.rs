@@ -48,11 +48,11 @@ impl Evaluator<'_> {
 
     fn lint_from(&self, stage: &Stage<'_>) {
         let (lint, span) = (self.context.lint, &stage.statement.span);
-        if let Ok(expanded) = self.from_word(&stage.from.base) {
+        if let Ok(expanded) = self.expand_from(&stage.from.base) {
             self.lint_from_arguments(stage, &expanded);
         }
         let Some(text) = &stage.from.platform else { return };
-        let Ok(expanded) = self.from_word(text) else { return };
+        let Ok(expanded) = self.expand_from(text) else { return };
         self.lint_from_arguments(stage, &expanded);
         let is_only =
             |name: &str| expanded.used.len() == 1 && expanded.used.contains(name) && expanded.unset.is_empty();
@@ -75,7 +75,7 @@ impl Evaluator<'_> {
     }
 
     /// Expands a word of a `FROM`, with the names that it uses.
-    pub(crate) fn from_word(&self, text: &str) -> Result<Expanded, expand::ExpandError> {
+    pub(crate) fn expand_from(&self, text: &str) -> Result<Expanded, expand::ExpandError> {
         expand::word_with_names(text, &self.globals, self.context.escape)
     }
 

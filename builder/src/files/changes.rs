@@ -85,8 +85,8 @@ impl Changes {
         if let Some(change) = self.changes.get(path) {
             return Ok(Some(Stat::of(&change.entry)));
         }
-        let hides = |change: &Box<Change>| change.opaque || change.entry.kind != EntryKind::Directory;
-        if path::ancestors(path).any(|above| self.changes.get(above).is_some_and(hides)) {
+        let hides = |change: &Change| change.opaque || change.entry.kind != EntryKind::Directory;
+        if path::ancestors(path).any(|above| self.changes.get(above).is_some_and(|change| hides(change))) {
             return Ok(None);
         }
         self.view.lstat(path)

@@ -31,6 +31,9 @@ pub(crate) enum Found {
     Nothing(Keys),
 }
 
+/// A mount of files, and the digest of what it shows; `None` when it counts by what it is made of.
+type Mounted<'a> = (&'a MountSource, Option<String>);
+
 impl Keys {
     /// Takes all that is known without looking into mounted files.
     pub(crate) fn of(operation: &ExecOperation, base: Option<&Layers>, bench: &Bench<'_>) -> Self {
@@ -86,7 +89,7 @@ impl Keys {
         &mut self,
         operation: &'a ExecOperation,
         bench: &Bench<'_>,
-    ) -> Result<Option<Vec<(&'a MountSource, Option<String>)>>, StepError> {
+    ) -> Result<Option<Vec<Mounted<'a>>>, StepError> {
         let mut digests = Vec::new();
         let mut files = Vec::new();
         for MountOperation { source, .. } in &operation.mounts {

@@ -192,7 +192,7 @@ async fn build_recorded(
                     [image] => image.config_digest.clone(),
                     _ => descriptor.digest.clone(),
                 };
-                return Ok(BuildResult { images: built.images, descriptor, id, names, kept: false });
+                return Ok(BuildResult { images: built.images, descriptor: *descriptor, id, names, kept: false });
             }
             Sending::Lost => request.transfer.lazy = false,
         }

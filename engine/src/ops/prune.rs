@@ -6,6 +6,9 @@ use store::{CacheEntry, CollectError, PruneError, Pruned, Pruning};
 
 use crate::Engine;
 
+/// Tells whether an entry may go.
+pub type Accepts = dyn Fn(&CacheEntry) -> bool + Send + Sync;
+
 /// What to remove; everything that images do not share when nothing is set.
 #[derive(Default)]
 pub struct PruneOptions {
@@ -14,7 +17,7 @@ pub struct PruneOptions {
     /// Only what was last used before this.
     pub before: Option<SystemTime>,
     /// Only what this accepts.
-    pub only: Option<Box<dyn Fn(&CacheEntry) -> bool + Send + Sync>>,
+    pub only: Option<Box<Accepts>>,
     /// No more than is needed for the cache to take so many bytes.
     pub max_used: Option<u64>,
     /// No more than is needed for the disk to have so many bytes free.

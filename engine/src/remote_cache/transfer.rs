@@ -20,7 +20,7 @@ pub(crate) enum Sending {
     /// All layers are here.
     Whole,
     /// It was sent; this is what it is there.
-    Sent(Descriptor),
+    Sent(Box<Descriptor>),
     /// A layer cannot be had: the build must bring them all, or do their steps again.
     Lost,
 }
@@ -77,7 +77,7 @@ impl Transfer {
             return Ok(Sending::Whole);
         }
         match send_on(engine, remote, built, names, view, cancel).await {
-            Ok(descriptor) => Ok(Sending::Sent(descriptor)),
+            Ok(descriptor) => Ok(Sending::Sent(Box::new(descriptor))),
             // The registry that the image was to go to is at fault.
             Err(error @ CacheError::Push(_)) => Err(error),
             Err(_) => Ok(Sending::Lost),

@@ -20,7 +20,7 @@ fn build(steps: usize, text: &str) -> (tempfile::TempDir, Store, BuildRecord) {
     let writer = store.builds().begin(&id, asked, b"").expect("begun");
     let plan = |id: usize| StepPlan {
         id,
-        name: format!("[{} {id}/{steps}] RUN {text}", if id % 2 == 0 { "even" } else { "odd" }),
+        name: format!("[{} {id}/{steps}] RUN {text}", if id.is_multiple_of(2) { "even" } else { "odd" }),
         needs: id.checked_sub(1).into_iter().collect(),
         ..StepPlan::default()
     };
