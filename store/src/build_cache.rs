@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use oci::{ChainId, DiffId, Digest};
+use oci::{Algorithm, ChainId, DiffId, Digest, Hasher};
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW};
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +44,8 @@ pub enum BuildCacheError {
 /// A line of what was pruned: a key and its end.
 const PRUNED_LINE: usize = 65;
 
-/// What stands at the beginning of a record's file, before the digest of all after the first line.
+/// What stands at the beginning of a record's file, before the digest of its key and all after the first line. So a record
+/// that got into the place of another is damaged as well.
 const MARK: &[u8] = b"slipway cache record ";
 
 impl BuildCache {
@@ -52,7 +53,7 @@ impl BuildCache {
     pub fn get(&self, key: &Digest) -> Result<Option<Vec<u8>>, BuildCacheError> {
         let path = self.home.layout().cache_record(key);
         let Some(bytes) = found(fs::read(&path)).during("read", &path)? else { return Ok(None) };
-        let Some((_, record)) = parse(&bytes) else { return Ok(None) };
+        let Some((_, record)) = parse(key, &bytes) else { return Ok(None) };
         touch(&path);
         Ok(Some(record.to_vec()))
     }
@@ -66,7 +67,7 @@ impl BuildCache {
     pub fn peek(&self, key: &Digest) -> Result<Peeked, BuildCacheError> {
         let path = self.home.layout().cache_record(key);
         let Some(bytes) = found(fs::read(&path)).during("read", &path)? else { return Ok(Peeked::Missing) };
-        Ok(match parse(&bytes) {
+        Ok(match parse(key, &bytes) {
             Some((_, record)) => Peeked::Record(record.to_vec()),
             None => Peeked::Damaged,
         })
@@ -80,7 +81,7 @@ impl BuildCache {
         body.push(b'\n');
         body.extend_from_slice(record);
         let mut bytes = MARK.to_vec();
-        bytes.extend_from_slice(format!("{}\n", Digest::sha256(&body)).as_bytes());
+        bytes.extend_from_slice(format!("{}\n", digest(Algorithm::Sha256, key, &body)).as_bytes());
         bytes.append(&mut body);
         self.home.note_cached();
         // Not synced: what a crash damages is noticed by its digest, and counts as a miss.
@@ -169,7 +170,8 @@ impl BuildCache {
             let Some(bytes) = found(fs::read(&path)).during("read", &path)? else { continue };
             let list = fs::metadata(self.home.layout().cache_list(&key)).map_or(0, |list| list.len());
             let size = bytes.len() as u64 + list;
-            all.push((key, parse(&bytes).map(|(keeps, _)| keeps), size));
+            let keeps = parse(&key, &bytes).map(|(keeps, _)| keeps);
+            all.push((key, keeps, size));
         }
         Ok(all)
     }
@@ -194,14 +196,23 @@ fn touch(path: &std::path::Path) -> bool {
 }
 
 /// Takes a record's file apart; `None` when it is damaged.
-fn parse(bytes: &[u8]) -> Option<(Keeps, &[u8])> {
-    let (digest, body) = split_line(bytes.strip_prefix(MARK)?)?;
-    let digest: Digest = std::str::from_utf8(digest).ok()?.parse().ok()?;
-    if Digest::of(digest.algorithm(), body) != digest {
+fn parse<'a>(key: &Digest, bytes: &'a [u8]) -> Option<(Keeps, &'a [u8])> {
+    let (expected, body) = split_line(bytes.strip_prefix(MARK)?)?;
+    let expected: Digest = std::str::from_utf8(expected).ok()?.parse().ok()?;
+    if digest(expected.algorithm(), key, body) != expected {
         return None;
     }
     let (keeps, record) = split_line(body)?;
     Some((serde_json::from_slice(keeps).ok()?, record))
+}
+
+/// Returns what stands in the first line of the record of a key.
+fn digest(algorithm: Algorithm, key: &Digest, body: &[u8]) -> Digest {
+    let mut hasher = Hasher::new(algorithm);
+    hasher.update(key.to_string().as_bytes());
+    hasher.update(b"\n");
+    hasher.update(body);
+    hasher.finish()
 }
 
 fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -236,11 +247,17 @@ mod tests {
             assert_eq!(cache.get(&key).expect("a miss"), None, "{length}");
             assert_eq!(cache.peek(&key).expect("looked"), Peeked::Damaged, "{length}");
         }
+        crate::atomic_file::write(&path, &whole).expect("written");
+        assert!(matches!(cache.peek(&key).expect("looked"), Peeked::Record(_)));
+        let other = Digest::sha256(b"other");
+        cache.put(&other, b"other", &Keeps::default()).expect("put");
+        fs::copy(store.layout().cache_record(&other), &path).expect("copied");
+        assert_eq!(cache.peek(&key).expect("looked"), Peeked::Damaged, "the record of another key");
         assert!(cache.remove(&key).expect("removed"));
         assert_eq!(cache.get(&key).expect("looked"), None);
         assert_eq!(cache.peek(&key).expect("looked"), Peeked::Missing);
         assert_eq!(cache.list(&key).expect("looked"), None, "it went with its record");
         cache.put(&key, b"x", &Keeps::default()).expect("put");
-        assert_eq!(cache.clear().expect("cleared"), 1);
+        assert_eq!(cache.clear().expect("cleared"), 2);
     }
 }
