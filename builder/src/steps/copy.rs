@@ -65,11 +65,12 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     let is_known = walked.iter().all(|walked| content::is_known(&walked.tree, &walked.found));
     // Another machine may have done it.
     let elsewhere = bench.workshop.request.transfer.remote.as_ref().is_some_and(|remote| remote.has_records());
-    if elsewhere {
+    let was_tried = cache::was_tried(bench.workshop.store, &definition)?;
+    if !was_tried && !bench.workshop.request.isolated {
+        // Before the result is filed, or even looked for: without this nobody would look for it in the next build.
         cache::tried(bench.workshop.store, &definition)?;
     }
-    let tried = is_known || elsewhere || cache::was_tried(bench.workshop.store, &definition)?;
-    if tried {
+    if was_tried || is_known || elsewhere {
         let (key, _) = content_key(operation, base, &walked, bench)?;
         if let Some(made) = bench.cached(&key, base)? {
             if let Some(quick) = &quick {
@@ -100,9 +101,6 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     bench.keep(&key, base, &record, Some((&notes, Some(&files))))?;
     if let Some(quick) = &quick {
         bench.keep(quick, base, &record, None)?;
-    }
-    if !tried && !bench.workshop.request.isolated {
-        cache::tried(bench.workshop.store, &definition)?;
     }
     Ok(Made { layers, cached: false })
 }

@@ -6,6 +6,7 @@
 mod cache;
 mod cache_keys;
 mod config;
+mod damage;
 mod errors;
 mod files;
 mod lint;
