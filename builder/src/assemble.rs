@@ -15,22 +15,14 @@ pub(crate) fn assemble(
     layers: &Layers,
 ) -> Result<BuiltImage, Fault> {
     let config_bytes = serde_json::to_vec(&config).expect("a config has text keys only");
-    let config_digest = put(store, &config_bytes)?;
+    // What is there already is not written again: a build that changes nothing writes nothing.
+    let config_digest = store.blobs().ensure(&config_bytes)?;
     let described = Descriptor::of(media_type::OCI_CONFIG, &config_bytes);
     let manifest = Manifest::new(described, layers.stack.iter().map(|layer| oci_form(&layer.blob)).collect());
     let manifest_bytes = serde_json::to_vec(&manifest).expect("a manifest has text keys only");
-    put(store, &manifest_bytes)?;
+    store.blobs().ensure(&manifest_bytes)?;
     let descriptor = Descriptor::of(media_type::OCI_MANIFEST, &manifest_bytes);
     Ok(BuiltImage { platform: platform.clone(), descriptor, config, config_digest })
-}
-
-/// Stores bytes, unless they are there already: a build that changes nothing writes nothing.
-fn put(store: &Store, bytes: &[u8]) -> Result<oci::Digest, Fault> {
-    let digest = oci::Digest::sha256(bytes);
-    if !store.blobs().contains(&digest)? {
-        store.blobs().put(bytes)?;
-    }
-    Ok(digest)
 }
 
 /// Returns a layer's descriptor with the OCI media type: an OCI manifest does not name docker's.

@@ -170,7 +170,12 @@ impl Layers {
                 Some(index) => index.clone(),
                 None => {
                     bring(&[top], store, cancel)?;
-                    let index = Arc::new(LayerIndex::read(store.blobs(), &top.blob.digest)?);
+                    let index = LayerIndex::read(store.blobs(), &top.blob.digest).or_else(|fault| {
+                        // If the disk is at fault, that is what must be said.
+                        store.blobs().verify(&top.blob.digest)?;
+                        Err(fault)
+                    });
+                    let index = Arc::new(index?);
                     cell.get_or_init(|| index).clone()
                 }
             };

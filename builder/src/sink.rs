@@ -63,13 +63,7 @@ impl<'a> LayerSink<'a> {
                 let (digest, size) = patch.commit()?;
                 (digest, size, None)
             }
-            State::Start(start) => {
-                let digest = Digest::sha256(&start);
-                if !self.blobs.contains(&digest)? {
-                    self.blobs.put(&start)?;
-                }
-                (digest, start.len() as u64, None)
-            }
+            State::Start(start) => (self.blobs.ensure(&start)?, start.len() as u64, None),
         })
     }
 }

@@ -55,13 +55,20 @@ pub fn build(
     cancel: &Cancel,
 ) -> Result<Built, BuildError> {
     let lost = || request.transfer.remote.as_ref().map_or(0, |remote| remote.lost());
+    let removed = || store.blobs().removed_as_damaged();
     loop {
-        let before = lost();
+        let (before, whole) = (lost(), removed());
         let built = attempt(request, store, executor, images, remote, events, cancel);
         match &built {
             // The cache promised a layer that it could not give. Without that promise its step is done here.
             Err(error) if lost() > before && !cancel.is_cancelled() => {
                 let message = format!("doing again what the cache could not give: {error}");
+                events.event(BuildEvent::Warning { message, lines: None });
+            }
+            // A layer turned out to be damaged and is gone now, so that the step that made it is no longer found. Each
+            // round takes at least one away, and what an image brought is missing for good in the next.
+            Err(error) if removed() > whole && !cancel.is_cancelled() => {
+                let message = format!("doing again what was damaged on the disk: {error}");
                 events.event(BuildEvent::Warning { message, lines: None });
             }
             _ => return built,

@@ -111,8 +111,7 @@ impl Blobs {
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         file.take(max).read_to_end(&mut bytes).during("read", &self.path(digest))?;
         if Digest::of(digest.algorithm(), &bytes) != *digest {
-            self.remove(digest)?;
-            return Err(BlobError::Damaged { digest: digest.clone() });
+            return Err(self.damaged(digest)?);
         }
         Ok(bytes)
     }
@@ -121,8 +120,7 @@ impl Blobs {
     pub fn verify(&self, digest: &Digest) -> Result<(), BlobError> {
         let blob = self.open(digest)?;
         if hash_file(&blob.file, digest.algorithm()).during("read", &self.path(digest))?.0.finish() != *digest {
-            self.remove(digest)?;
-            return Err(BlobError::Damaged { digest: digest.clone() });
+            return Err(self.damaged(digest)?);
         }
         Ok(())
     }
@@ -132,6 +130,29 @@ impl Blobs {
         let mut writer = self.begin()?;
         writer.write_all(bytes).map_err(|error| writer.explain(error))?;
         Ok(writer.commit(None)?.0)
+    }
+
+    /// Stores bytes that are in memory, under their SHA-256, unless they are here, whole: then nothing is written.
+    pub fn ensure(&self, bytes: &[u8]) -> Result<Digest, BlobError> {
+        let digest = Digest::sha256(bytes);
+        match self.read(&digest, bytes.len() as u64) {
+            Ok(_) => Ok(digest),
+            // What is longer is replaced, as what is shorter is.
+            Err(BlobError::NotFound { .. } | BlobError::Damaged { .. } | BlobError::TooLarge { .. }) => self.put(bytes),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns how many blobs turned out damaged, and were removed, since the store was opened.
+    pub fn removed_as_damaged(&self) -> u64 {
+        self.home.count_damaged()
+    }
+
+    /// Removes a blob that is not what its digest says, so that the next commit brings it back.
+    fn damaged(&self, digest: &Digest) -> Result<BlobError, BlobError> {
+        self.remove(digest)?;
+        self.home.note_damaged();
+        Ok(BlobError::Damaged { digest: digest.clone() })
     }
 
     /// Tells whether a blob is here.

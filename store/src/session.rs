@@ -39,6 +39,8 @@ pub struct Home {
     pins: Pins,
     /// Whether a build cache record was filed.
     cached: AtomicBool,
+    /// How many blobs were removed because they were damaged.
+    damaged: AtomicU64,
 }
 
 /// How long an open store keeps what it pinned.
@@ -102,6 +104,7 @@ impl Home {
             pinning: OnceLock::new(),
             pins: Pins::default(),
             cached: AtomicBool::new(false),
+            damaged: AtomicU64::new(0),
         };
         home.sweep()?;
         Ok(home)
@@ -124,6 +127,16 @@ impl Home {
     /// Tells whether one was.
     pub(crate) fn has_cached(&self) -> bool {
         self.cached.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a damaged blob was removed.
+    pub(crate) fn note_damaged(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells how many were.
+    pub(crate) fn count_damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     /// Notes that this process relies on what a digest names, if it is there: nobody removes it from now on.

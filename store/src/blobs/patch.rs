@@ -149,6 +149,7 @@ impl Blobs {
             Err(BlobError::DigestMismatch { .. }) => {
                 let base = self.base(digest)?;
                 found(fs::remove_file(&path)).during("remove", &path)?;
+                self.home.note_damaged();
                 if let Some(base) = base {
                     // When it is the one that is damaged, it goes too; that this blob is lost is said below.
                     let _ = self.verify(&base);
