@@ -183,8 +183,11 @@ fn write(
                 key.flag("read only", *read_only);
                 key.option("mounted", mounted(origin, path).as_deref());
             }
-            MountSource::Cache { id: _, sharing: _, seed: _, mode: _, uid: _, gid: _, read_only } => {
+            MountSource::Cache { id: _, sharing: _, seed, mode, uid, gid, read_only } => {
                 key.flag("cache", *read_only);
+                // What a new cache begins with.
+                key.option("seed", seed.and_then(|seed| identity(&Origin::Step(Some(seed)), bench)).as_deref());
+                key.text("folder", &format!("{mode:o} {uid}:{gid}"));
             }
             MountSource::Tmpfs { size } => key.option("tmpfs", size.map(|size| size.to_string()).as_deref()),
             MountSource::Ssh { id, socket, required } => {
