@@ -65,7 +65,7 @@ impl Folder {
         let file = File::open(&path).map_err(|error| FileError::new("open", &path, error))?;
         let mut writer = store.blobs().begin_as(blob.digest.algorithm())?;
         // One byte more than there may be shows that there are too many.
-        io::copy(&mut file.take(blob.size + 1), &mut writer).map_err(|error| writer.explain(error))?;
+        io::copy(&mut file.take(blob.size.saturating_add(1)), &mut writer).map_err(|error| writer.explain(error))?;
         match writer.commit(Some(&blob.digest)) {
             Ok(_) => Ok(()),
             Err(BlobError::DigestMismatch { .. }) => Err(CacheError::Damaged { digest: blob.digest.clone() }),
@@ -193,4 +193,33 @@ fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, CacheError> {
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_names_in_a_hostile_layout_do_no_harm() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(&folder.path().join("home")).expect("opened");
+        let cache = Folder { path: folder.path().join("cache"), tag: "latest".into(), digest: None };
+        assert_eq!(cache.top().expect("looked"), None, "there is none yet");
+        let good = Descriptor::of(oci::media_type::OCI_LAYER, b"good");
+        atomic_file::write(&cache.blob(&good.digest), b"good").expect("written");
+        // A size that no number is larger than.
+        let endless = Descriptor { size: u64::MAX, ..good.clone() };
+        cache.fetch(&store, &endless).expect("its digest is right");
+        let refused = |descriptor: &Descriptor| cache.fetch(&store, descriptor).expect_err("refused");
+        let bad = Descriptor::of(oci::media_type::OCI_LAYER, b"what it should be");
+        atomic_file::write(&cache.blob(&bad.digest), b"what it is not").expect("written");
+        assert!(matches!(refused(&bad), CacheError::Damaged { .. }));
+        assert!(matches!(cache.read(&bad, 100).expect_err("refused"), CacheError::Damaged { .. }));
+        assert!(matches!(cache.read(&bad, 5).expect_err("refused"), CacheError::TooLarge { .. }));
+        assert!(!store.blobs().contains(&bad.digest).expect("looked"));
+        for index in ["", "[]", "{\"manifests\":[{\"digest\":\"sha256:../../x\",\"size\":1}]}"] {
+            atomic_file::write(&cache.path.join("index.json"), index.as_bytes()).expect("written");
+            assert!(matches!(cache.top().expect_err("refused"), CacheError::NotALayout { .. }), "{index}");
+        }
+    }
 }

@@ -10,8 +10,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use builder::remote_cache::{BringError, CachedStep};
 use builder::{BuildEvent, Cancel, RemoteCache};
+use layer::Compression;
+use layer::compress::Format;
 use oci::{Descriptor, DiffId, Digest};
 use registry::client::artifact;
+use store::layers::compression_of;
 use store::{BlobError, Store};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -227,7 +230,7 @@ impl RemoteCache for Remote {
 fn unpack(store: &Store, diff_id: &DiffId, blob: &Descriptor, size: u64) -> Result<(), CacheError> {
     let other = || CacheError::OtherLayer { blob: blob.digest.clone() };
     let broken = |source| CacheError::Decompress { blob: blob.digest.clone(), source };
-    let (_, mut plain) = layer::compress::decoder(store.blobs().open(&blob.digest)?.file).map_err(broken)?;
+    let (format, mut plain) = layer::compress::decoder(store.blobs().open(&blob.digest)?.file).map_err(broken)?;
     let mut writer = store.blobs().begin_as(diff_id.0.algorithm())?;
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -241,10 +244,21 @@ fn unpack(store: &Store, diff_id: &DiffId, blob: &Descriptor, size: u64) -> Resu
         }
     }
     match writer.commit(Some(&diff_id.0)) {
-        // So that the layer leaves as it came.
-        Ok((_, actual)) if actual == size => Ok(store.layers().record(diff_id, blob)?),
+        // So that the layer leaves as it came; but not in an image that says something else of it than is true.
+        Ok((_, actual)) if actual == size && is_as_it_says(blob, format) => Ok(store.layers().record(diff_id, blob)?),
+        Ok((_, actual)) if actual == size => Ok(()),
         Ok(_) | Err(BlobError::DigestMismatch { .. }) => Err(other()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Tells whether a blob is compressed as its media type says.
+fn is_as_it_says(blob: &Descriptor, format: Format) -> bool {
+    match compression_of(&blob.media_type) {
+        Some(Compression::None) => format == Format::Plain,
+        Some(Compression::Gzip) => format == Format::Gzip,
+        Some(Compression::Zstd) => format == Format::Zstd,
+        None => false,
     }
 }
 
@@ -265,5 +279,44 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Remote").field("places", &self.0.places).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_that_a_cache_calls_something_else_gives_its_layer_and_is_not_sent_on() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(&folder.path().join("home")).expect("opened");
+        let tar = vec![0; 1024];
+        let diff_id = DiffId(Digest::sha256(&tar));
+        let blob = |media_type: &str, bytes: &[u8]| {
+            store.blobs().put(bytes).expect("stored");
+            Descriptor::of(media_type, bytes)
+        };
+        let mut gzip = layer::Encoder::new(Vec::new(), Compression::Gzip, 1).expect("begun");
+        gzip.write_all(&tar).expect("written");
+        let gzip = gzip.finish().expect("finished");
+        let size = tar.len() as u64;
+        let forms = || -> Vec<String> {
+            let forms = store.layers().forms(&diff_id).expect("listed").into_iter();
+            forms.map(|form| form.media_type).collect()
+        };
+        for wrong in [oci::media_type::OCI_LAYER_ZSTD, oci::media_type::OCI_LAYER, "text/plain"] {
+            unpack(&store, &diff_id, &blob(wrong, &gzip), size).expect("it is the layer");
+            assert_eq!(forms(), [oci::media_type::OCI_LAYER], "{wrong}");
+        }
+        unpack(&store, &diff_id, &blob(oci::media_type::OCI_LAYER_GZIP, &gzip), size).expect("it is the layer");
+        assert_eq!(forms(), [oci::media_type::OCI_LAYER_GZIP, oci::media_type::OCI_LAYER]);
+        // Other bytes, and other sizes than the records say.
+        let other = blob(oci::media_type::OCI_LAYER, &[1; 1024]);
+        for (blob, size) in
+            [(&other, size), (&Descriptor::of("", &gzip), size - 1), (&Descriptor::of("", &gzip), size + 1)]
+        {
+            let error = unpack(&store, &diff_id, blob, size).expect_err("refused");
+            assert!(matches!(error, CacheError::OtherLayer { .. }), "{error}");
+        }
     }
 }
