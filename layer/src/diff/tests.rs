@@ -328,6 +328,93 @@ fn agrees_with_the_kernel(rounds: &[Vec<(u8, usize, usize)>]) {
     assert_eq!(look(&Tree::of_folder(&copy).unwrap()), look(&whole));
 }
 
+/// Runs a script in an overlay on a few files, and shows the entries of the layer that it makes.
+fn layer_of(script: &str) -> Option<(Vec<String>, Vec<Entry>)> {
+    let temporary = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let folder = |name: &str| temporary.path().join(name);
+    let lower = folder("lower");
+    for path in ["a/b", "a/g", "deep/er/f", "deep/other/f", "l/one", "x"] {
+        file(lower.join(path), "content\n");
+    }
+    fs::hard_link(lower.join("l/one"), lower.join("l/two")).unwrap();
+    let mounted = Mounted::new(folder("m"), std::slice::from_ref(&lower), &folder("upper"), &folder("work"))?;
+    let status = std::process::Command::new("sh").args(["-ec", script]).current_dir(&mounted.0).status().unwrap();
+    assert!(status.success(), "{script}");
+    drop(mounted);
+    let below = Tree::of_layers(vec![lower]).unwrap();
+    let entries = diff(&folder("upper"), &below).unwrap();
+    Some((entries.iter().map(show).collect(), entries))
+}
+
+#[test]
+fn l1_to_l8_a_layer_says_what_a_process_changed() {
+    if !testing::is_root() {
+        return;
+    }
+    let cases: [(&str, &[&str]); 18] = [
+        // L1: what is gone, if it was ever there; what an emptied folder had.
+        ("rm a/b", &["a/", "a/.wh.b"]),
+        ("echo > new; rm new; mkdir n; rmdir n", &[]),
+        ("rm -rf a; mkdir a", &["a/", "a/.wh.b", "a/.wh.g"]),
+        ("rm -rf a; mkdir a; echo > a/g", &["a/", "a/.wh.b", "a/g"]),
+        ("rm -rf a deep l x", &[".wh.a", ".wh.deep", ".wh.l", ".wh.x"]),
+        // L2: what is as it was.
+        ("mv x y; mv y x", &[]),
+        ("cp -p x y; cat y > x; touch -r y x; rm y", &[]),
+        ("chmod 600 x; chmod 644 x", &[]),
+        // L3: the folders above come first, and each once.
+        ("echo > deep/er/f; echo > deep/er/new", &["deep/", "deep/er/", "deep/er/f", "deep/er/new"]),
+        ("chmod 700 deep", &["deep/"]),
+        // L4: another kind takes the place of what was there.
+        ("rm -rf a; echo > a", &["a"]),
+        ("rm x; mkdir x; echo > x/y", &["x/", "x/y"]),
+        ("rm x; ln -s a x", &["x -> a"]),
+        // L5: names of one file.
+        ("echo > n; ln n m; mkdir z; ln n z/o", &["m", "n = m", "z/", "z/o = m"]),
+        ("echo >> l/one", &["l/", "l/one"]),
+        // L6: no sockets, but pipes and devices.
+        ("mkfifo p; mknod c c 1 3", &["c", "p"]),
+        // L7: a folder that moved is gone there and new here.
+        ("mv a r", &[".wh.a", "r/", "r/b", "r/g"]),
+        // L8: nothing.
+        ("true", &[]),
+    ];
+    for (script, expected) in cases {
+        let Some((mut shown, entries)) = layer_of(script) else { return };
+        shown.sort_by_key(|line| line.replace('/', "\0"));
+        let mut expected = expected.to_vec();
+        expected.sort_by_key(|line| line.replace('/', "\0"));
+        assert_eq!(shown, expected, "{script}");
+        let at = |path: &[u8]| entries.iter().position(|entry| entry.path == path);
+        for entry in &entries {
+            // What is above an entry and in the layer stands in front of it.
+            let above = entry.path.iter().rposition(|byte| *byte == b'/').map(|end| &entry.path[..end]);
+            assert!(above.is_none_or(|above| at(above).is_some_and(|above| Some(above) < at(&entry.path))), "{script}");
+        }
+    }
+}
+
+#[test]
+fn l6_a_layer_keeps_capabilities_and_no_other_attribute() {
+    if !testing::is_root() {
+        return;
+    }
+    let layers = Layers::new();
+    // What a process may do with a file that is otherwise as it was.
+    let capability = [[1, 0, 0, 2], [0, 4, 0, 0], [0; 4], [0; 4], [0; 4]].concat();
+    for (name, attribute) in [("cap", "security.capability"), ("user", "user.x"), ("trusted", "trusted.x")] {
+        for folder in [&layers.lower, &layers.upper] {
+            file(folder.join(name), "same");
+        }
+        let value: &[u8] = if name == "cap" { &capability } else { b"v" };
+        setxattr(layers.upper.join(name), attribute, value, XattrFlags::empty()).unwrap();
+    }
+    let lower = Tree::of_layers(vec![layers.lower.clone()]).unwrap();
+    let entries = diff(&layers.upper, &lower).unwrap();
+    assert_eq!(entries.iter().map(show).collect::<Vec<_>>(), ["cap"]);
+    assert_eq!(entries[0].xattrs, [(b"security.capability".to_vec(), capability)].into());
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(150))]
 
