@@ -10,7 +10,7 @@ use builder::{ExecStep, ExecuteError, Executor, ExitStatus, MountKind, Network, 
 use oci_spec::runtime::{Mount, MountBuilder, Spec};
 use runtime::{ContainerConfig, Pool, Rootfs, SpecOptions, Stdio, Ulimit, UserIds};
 
-use crate::machine::{self, EtcFiles, NetworkChoice};
+use crate::machine::{self, EtcFiles, NetworkChoice, PrivateFolder};
 use crate::ssh::Forwarded;
 
 /// Runs the steps of one build as containers.
@@ -264,27 +264,24 @@ fn describe_mount(
 /// Files in memory that are there only until the container has mounted them.
 #[derive(Debug, Default)]
 struct Secrets {
-    files: Vec<PathBuf>,
+    /// Where they are, once there is one.
+    folder: Option<PrivateFolder>,
+    count: usize,
 }
 
 impl Secrets {
     fn add(&mut self, value: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<PathBuf> {
-        let path = Path::new(machine::SECRETS).join(runtime::owned_name(&machine::new_id()));
+        let folder = match self.folder.take() {
+            Some(folder) => folder,
+            None => PrivateFolder::new()?,
+        };
+        let path = self.folder.insert(folder).path().join(self.count.to_string());
+        self.count += 1;
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
-        self.files.push(path.clone());
         file.write_all(value)?;
         fchown(&file, Some(uid), Some(gid))?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         Ok(path)
-    }
-}
-
-impl Drop for Secrets {
-    fn drop(&mut self) {
-        for path in &self.files {
-            // It is in memory, and readable by its owner only.
-            let _: io::Result<()> = fs::remove_file(path);
-        }
     }
 }
 
@@ -299,11 +296,17 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_gone_once_it_is_mounted() {
+    fn a_secret_is_gone_once_it_is_mounted_and_nobody_else_reaches_it_before() {
         let mut secrets = Secrets::default();
-        let path = secrets.add(b"x", 0o400, 0, 0).unwrap();
+        let path = secrets.add(b"x", 0o444, 0, 0).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"x");
+        let other = secrets.add(b"y", 0o400, 0, 0).unwrap();
+        let folder = path.parent().unwrap();
+        assert_eq!(
+            (other.parent(), fs::metadata(folder).unwrap().permissions().mode() & 0o7777),
+            (Some(folder), 0o700)
+        );
         drop(secrets);
-        assert!(!path.exists());
+        assert!(!folder.exists());
     }
 }

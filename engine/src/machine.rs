@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,7 +56,36 @@ fn mode(choice: NetworkChoice) -> Mode {
 }
 
 /// Where secrets lie until a container has mounted them: in memory.
-pub(crate) const SECRETS: &str = "/dev/shm";
+const SECRETS: &str = "/dev/shm";
+
+/// A folder in memory that nobody else can look into, until this is dropped.
+///
+/// What lies in it may have the owner and mode that a container asks for: a process of that user outside of the container
+/// still does not reach it.
+#[derive(Debug)]
+pub(crate) struct PrivateFolder {
+    path: PathBuf,
+}
+
+impl PrivateFolder {
+    pub(crate) fn new() -> io::Result<Self> {
+        // Paths of sockets have to be short.
+        let path = Path::new(SECRETS).join(runtime::owned_name(&new_id()[..16]));
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self { path })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for PrivateFolder {
+    fn drop(&mut self) {
+        // It is in memory, and the next sweep looks for it once we are gone.
+        let _: io::Result<()> = fs::remove_dir_all(&self.path);
+    }
+}
 
 /// Removes what killed processes of ours left on this machine: cgroups, addresses, secrets.
 pub fn sweep() -> runtime::Swept {

@@ -12,11 +12,11 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal};
 
-use crate::machine;
+use crate::machine::PrivateFolder;
 use crate::remote::Environment;
 
 /// One `--ssh ID[=SOCKET|KEY,…]`.
@@ -116,6 +116,7 @@ struct KeyAgent {
     waiting: Child,
     agent: Option<Pid>,
     socket: PathBuf,
+    _folder: PrivateFolder,
 }
 
 /// Adds the keys, tells which process the agent is, and waits until standard input ends.
@@ -124,7 +125,8 @@ const HOLD: &str = "ssh-add -q -- \"$@\" </dev/null && echo \"$SSH_AGENT_PID\" &
 impl KeyAgent {
     fn start(id: &str, keys: &[PathBuf], environment: &Environment) -> Result<Self, SshError> {
         let id = id.to_owned();
-        let socket = new_socket();
+        let folder = PrivateFolder::new().map_err(|source| SshError::Run { id: id.clone(), source })?;
+        let socket = folder.path().join(SOCKET);
         #[expect(clippy::disallowed_methods, reason = "keys are held by OpenSSH's own agent")]
         let mut command = Command::new("ssh-agent");
         command.arg("-a").arg(&socket).args(["sh", "-c", HOLD, "sh"]).args(keys).env_clear();
@@ -136,7 +138,7 @@ impl KeyAgent {
             io::ErrorKind::NotFound => SshError::NoProgram { id: id.clone() },
             _ => SshError::Run { id: id.clone(), source },
         })?;
-        let mut agent = Self { waiting, agent: None, socket };
+        let mut agent = Self { waiting, agent: None, socket, _folder: folder };
         let mut line = String::new();
         if let Some(stdout) = agent.waiting.stdout.take() {
             let read = BufReader::new(stdout.take(64)).read_line(&mut line);
@@ -173,14 +175,14 @@ impl Drop for KeyAgent {
             let _ = rustix::process::kill_process(agent, Signal::TERM);
         }
         let _ = self.waiting.wait();
-        let _ = fs::remove_file(&self.socket);
     }
 }
 
-/// Names a socket that nobody has; its path is short, as such paths must be.
-fn new_socket() -> PathBuf {
-    Path::new(machine::SECRETS).join(runtime::owned_name(&machine::new_id()[..16]))
-}
+/// How sockets are called in folders of their own.
+const SOCKET: &str = "agent";
+
+/// So many connections of a step are open at once; further ones are closed. Each costs two threads and four files.
+const MOST_OPEN: usize = 64;
 
 /// A socket that leads to an agent, until this is dropped.
 #[derive(Debug)]
@@ -188,8 +190,18 @@ pub(crate) struct Forwarded {
     /// Where it is.
     pub(crate) path: PathBuf,
     listener: Arc<UnixListener>,
-    /// Both ends of every connection, to be broken off.
-    open: Arc<Mutex<Vec<UnixStream>>>,
+    open: Arc<Mutex<Open>>,
+    _folder: PrivateFolder,
+}
+
+/// The connections.
+#[derive(Debug, Default)]
+struct Open {
+    /// Both ends of those that are open, to be broken off.
+    ends: BTreeMap<u64, [UnixStream; 2]>,
+    count: u64,
+    /// Whether there are to be no more.
+    closed: bool,
 }
 
 impl Forwarded {
@@ -197,11 +209,12 @@ impl Forwarded {
     pub(crate) fn start(agent: &Path, mode: u32, uid: u32, gid: u32) -> io::Result<Self> {
         // Somebody must be there, or else the step learns of it much later and in other words.
         drop(UnixStream::connect(agent)?);
-        let path = new_socket();
+        let folder = PrivateFolder::new()?;
+        let path = folder.path().join(SOCKET);
         let listener = Arc::new(UnixListener::bind(&path)?);
-        let forwarded = Self { path, listener: listener.clone(), open: Arc::default() };
-        std::os::unix::fs::chown(&forwarded.path, Some(uid), Some(gid))?;
-        fs::set_permissions(&forwarded.path, fs::Permissions::from_mode(mode))?;
+        std::os::unix::fs::chown(&path, Some(uid), Some(gid))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        let forwarded = Self { path, listener: listener.clone(), open: Arc::default(), _folder: folder };
         let (open, agent) = (forwarded.open.clone(), agent.to_owned());
         std::thread::Builder::new().name("ssh".into()).spawn(move || {
             while let Ok((client, _)) = listener.accept() {
@@ -213,28 +226,52 @@ impl Forwarded {
     }
 }
 
-fn connect(client: UnixStream, agent: &Path, open: &Mutex<Vec<UnixStream>>) -> io::Result<()> {
+fn connect(client: UnixStream, agent: &Path, open: &Arc<Mutex<Open>>) -> io::Result<()> {
+    if lock(open).ends.len() >= MOST_OPEN {
+        return Ok(());
+    }
     let agent = UnixStream::connect(agent)?;
     let (client_end, agent_end) = (client.try_clone()?, agent.try_clone()?);
-    open.lock().unwrap_or_else(PoisonError::into_inner).extend([client.try_clone()?, agent.try_clone()?]);
-    let spawn = |from: UnixStream, to: UnixStream| {
-        std::thread::Builder::new().name("ssh".into()).spawn(move || {
-            // However this direction ended, the other end is to know.
-            let _ = io::copy(&mut &from, &mut &to);
-            let _ = to.shutdown(Shutdown::Write);
-        })
+    let ends = [client.try_clone()?, agent.try_clone()?];
+    let number = {
+        let mut open = lock(open);
+        if open.closed {
+            return Ok(());
+        }
+        open.count += 1;
+        let number = open.count;
+        open.ends.insert(number, ends);
+        number
     };
-    spawn(client, agent)?;
-    spawn(agent_end, client_end)?;
-    Ok(())
+    let copy = |from: &UnixStream, to: &UnixStream| {
+        // However this direction ended, the other end is to know.
+        let _ = io::copy(&mut &*from, &mut &*to);
+        let _ = to.shutdown(Shutdown::Write);
+    };
+    let held = open.clone();
+    let spawned = std::thread::Builder::new().name("ssh".into()).spawn(move || {
+        let back = std::thread::Builder::new().name("ssh".into()).spawn(move || copy(&agent_end, &client_end));
+        if let Ok(back) = back {
+            copy(&client, &agent);
+            // It only copies bytes.
+            let _ = back.join();
+        }
+        lock(&held).ends.remove(&number);
+    });
+    spawned.map(drop).inspect_err(|_| drop(lock(open).ends.remove(&number)))
+}
+
+fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Forwarded {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
         // Wakes the thread that waits for connections, which then ends.
         let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
-        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        let mut open = lock(&self.open);
+        open.closed = true;
+        for stream in std::mem::take(&mut open.ends).into_values().flatten() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -272,6 +309,44 @@ mod tests {
         assert_eq!(client.read(&mut answer).unwrap(), 0);
         assert_eq!(echo.join().unwrap(), 8);
         assert!(Forwarded::start(&folder.path().join("none"), 0o600, uid, gid).is_err());
+    }
+
+    #[test]
+    fn a_step_may_connect_as_often_as_it_likes_but_not_hold_on_to_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent");
+        let agent = UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || {
+            for stream in agent.incoming().flatten() {
+                // Answers, and waits for the other side to go.
+                std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+            }
+        });
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let forwarded = Forwarded::start(&socket, 0o666, uid, gid).unwrap();
+        let around = forwarded.path.parent().unwrap();
+        assert_eq!(fs::metadata(around).unwrap().permissions().mode() & 0o7777, 0o700);
+        let ask = || {
+            let mut client = UnixStream::connect(&forwarded.path).unwrap();
+            let mut answer = [0; 1];
+            let answered = client.write_all(b"x").and_then(|()| client.read_exact(&mut answer));
+            answered.is_ok().then_some(client)
+        };
+        let held: Vec<_> = (0..MOST_OPEN).map(|_| ask().expect("room")).collect();
+        assert!(ask().is_none());
+        for client in held {
+            client.shutdown(Shutdown::Write).unwrap();
+            // Both directions have ended once there is nothing more to read.
+            assert_eq!((&client).read(&mut [0; 1]).unwrap(), 0);
+        }
+        while !lock(&forwarded.open).ends.is_empty() {
+            std::thread::yield_now();
+        }
+        for _ in 0..2 * MOST_OPEN {
+            while ask().is_none() {
+                std::thread::yield_now();
+            }
+        }
     }
 
     #[test]

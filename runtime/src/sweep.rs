@@ -1,5 +1,6 @@
 //! Removes what killed processes of ours left behind.
 
+use std::fs::DirEntry;
 use std::path::Path;
 
 /// Where to look for what was left, beside the cgroups.
@@ -7,7 +8,7 @@ use std::path::Path;
 pub struct Places<'a> {
     /// Where addresses on the bridge are leased.
     pub network_state: Option<&'a Path>,
-    /// A folder of files that [`owned_name`](crate::owned_name) named.
+    /// A folder of files and folders that [`owned_name`](crate::owned_name) named.
     pub files: Option<&'a Path>,
 }
 
@@ -18,7 +19,7 @@ pub struct Swept {
     pub cgroups: usize,
     /// Addresses on the bridge whose owner is dead.
     pub leases: usize,
-    /// Files whose owner is dead.
+    /// Files and folders whose owner is dead.
     pub files: usize,
 }
 
@@ -34,7 +35,13 @@ pub fn sweep(places: Places<'_>) -> Swept {
 fn sweep_files(folder: &Path) -> usize {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let stale = entries.filter(|entry| crate::owner::is_stale(&entry.file_name()));
-    stale.filter(|entry| std::fs::remove_file(entry.path()).is_ok()).count()
+    let is_folder = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    stale
+        .filter(|entry| match is_folder(entry) {
+            true => std::fs::remove_dir_all(entry.path()).is_ok(),
+            false => std::fs::remove_file(entry.path()).is_ok(),
+        })
+        .count()
 }
 
 #[cfg(test)]
@@ -50,7 +57,11 @@ mod tests {
         for name in [living.as_str(), &dead, "other"] {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
-        assert_eq!(sweep_files(folder.path()), 1);
+        let dead_folder = folder.path().join(format!("{living}8"));
+        std::fs::create_dir(&dead_folder).unwrap();
+        std::fs::write(dead_folder.join("secret"), "").unwrap();
+        assert_eq!(sweep_files(folder.path()), 2);
+        assert!(!dead_folder.exists());
         assert!(folder.path().join(&living).exists() && folder.path().join("other").exists());
         assert!(!folder.path().join(&dead).exists());
     }
