@@ -1,5 +1,7 @@
 //! What `slipway build` fetches: `ADD` of URLs and repositories, contexts that are elsewhere, and SSH agents.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -159,6 +161,58 @@ fn g12_nothing_of_a_repository_runs_here() {
     let error = build("--keep-git-dir ext::sh%20-c%20touch /x").failure(1);
     assert!(!error.contains("fetch"), "{error}");
     assert!(!proof.exists());
+}
+
+/// Answers requests that have the header `wanted` with the references of a repository, and others with 401, until it has
+/// seen one that has it. Returns its address, and then the command lines of all processes that lived meanwhile.
+fn guarded_repository(wanted: String) -> (String, std::thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let seen = std::thread::spawn(move || {
+        let mut seen = String::new();
+        for stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            let is_known = lines.any(|line| line.eq_ignore_ascii_case(&wanted));
+            lines.for_each(drop);
+            // Whoever asked waits, so it is among them.
+            for process in std::fs::read_dir("/proc").unwrap().flatten() {
+                let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+                seen.push_str(&String::from_utf8_lossy(&line).replace('\0', " "));
+                seen.push('\n');
+            }
+            let body = format!("{}\trefs/heads/main\n", "a".repeat(40));
+            let (status, body) = if is_known { ("200 OK", body.as_str()) } else { ("401 Unauthorized", "") };
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            (&stream).write_all(answer.as_bytes()).unwrap();
+            if is_known {
+                break;
+            }
+        }
+        seen
+    });
+    (address, seen)
+}
+
+#[test]
+fn g12_the_password_of_a_repository_is_given_to_its_server_and_shown_to_nobody() {
+    if !needs::tools(&["git"]) {
+        return;
+    }
+    let env = TestEnv::new();
+    // `me:s3cr@t`, in base64.
+    let (address, seen) = guarded_repository("Authorization: Basic bWU6czNjckB0".into());
+    let context = env.context("ctx", &format!("FROM scratch\nADD http://me:s3cr%40t@{address}/x.git#main /s/\n"));
+    let error = env.slipway(["build", path(&context)]).failure(1);
+    let seen = seen.join().unwrap();
+    assert!(seen.contains("/x.git"), "git was among them: {seen}");
+    for text in [&error, &seen] {
+        assert!(!text.contains("s3cr"), "{text}");
+    }
+    let kept = run(Command::new("grep").args(["-rla", "s3cr"]).arg(env.home().join("builds")));
+    assert_eq!(kept.stdout(), "", "nor is it remembered");
 }
 
 #[test]

@@ -292,7 +292,11 @@ fn clean(path: &str) -> String {
 }
 
 /// Takes the escapes out of a part of a URL.
-pub(crate) fn percent_decode(text: &str) -> Result<String, GitSourceError> {
+///
+/// # Errors
+///
+/// When one is cut short, or the bytes are not UTF-8.
+pub fn percent_decode(text: &str) -> Result<String, GitSourceError> {
     let invalid = || GitSourceError::from(format!("invalid URL escape in {text:?}"));
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use builder::remote::without_credentials;
 use builder::{BuildEvent, BuildEvents, BuildRequest, Outcome, PlannedMountKind, PlannedStep, StepId};
 use store::builds::{
     Asked, BuildStatus, Entry, RecordedImage, RecordedLayer, RecordedMount, Stack, StepOutcome, StepPlan, Surroundings,
@@ -30,23 +31,13 @@ impl Recording {
     /// Remembers a build under a new name.
     pub fn new(context: &str) -> Self {
         let id = machine::new_id()[..12].parse().expect("twelve hexadecimal digits are a name");
-        Self { id, context: without_password(context), limits: BuildLimits::default(), shell_on_error: None }
+        Self { id, context: without_credentials(context), limits: BuildLimits::default(), shell_on_error: None }
     }
 }
 
 impl std::fmt::Debug for Recording {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Recording").field("id", &self.id).field("context", &self.context).finish_non_exhaustive()
-    }
-}
-
-/// Takes name and password out of a URL.
-fn without_password(context: &str) -> String {
-    let Some((scheme, rest)) = context.split_once("://") else { return context.to_owned() };
-    let end = rest.find('/').unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-        None => context.to_owned(),
     }
 }
 
@@ -81,7 +72,8 @@ impl Recorder {
             platforms: request.platforms.iter().map(ToString::to_string).collect(),
         };
         let bytes = &request.dockerfile.bytes;
-        match store.builds().begin(&recording.id, asked, &bytes[..bytes.len().min(LONGEST_DOCKERFILE)]) {
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST_DOCKERFILE)]);
+        match store.builds().begin(&recording.id, asked, without_credentials(&text).as_bytes()) {
             Ok(writer) => recorder.writer = Some(writer),
             Err(error) => recorder.lost(&error),
         }
@@ -204,23 +196,5 @@ fn plan(step: &PlannedStep) -> StepPlan {
         below: step.below.map(|StepId(below)| below),
         surroundings,
         mounts: mounts.collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_password_is_remembered() {
-        for (context, kept) in [
-            (".", "."),
-            ("https://me:secret@host.test/a@b.git", "https://host.test/a@b.git"),
-            ("https://host.test/a@b.git", "https://host.test/a@b.git"),
-            ("git@host.test:a/b.git", "git@host.test:a/b.git"),
-            ("ssh://git@host.test", "ssh://host.test"),
-        ] {
-            assert_eq!(without_password(context), kept);
-        }
     }
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod git;
 pub(crate) mod http;
+mod login;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

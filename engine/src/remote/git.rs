@@ -4,7 +4,7 @@
 //! - Nothing of the environment reaches git but what [`Environment`] lets through; it never prompts.
 //! - Addresses that are not `http`, `https`, `git` or `ssh` are refused, in submodules too.
 //! - No hooks, templates, filters or file system monitors run: a checkout reads no configuration but ours.
-//! - Addresses and credentials are given in the environment, which other users cannot see.
+//! - Credentials are given in the environment, which other users cannot see: the arguments of programs they can.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -23,12 +23,20 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use rustix::process::{Pid, Signal};
 
 use super::Environment;
+use super::login::{self, Login};
 
 /// The most that is kept of what git prints.
 const MAX_OUTPUT: u64 = 16 << 20;
 
 /// Where what is fetched is noted in the repository.
 const FETCHED: &str = "refs/slipway/fetched";
+
+/// The variables that hold the login of a URL.
+const USER: &str = "SLIPWAY_GIT_USER";
+const PASSWORD: &str = "SLIPWAY_GIT_PASSWORD";
+
+/// A credential helper that tells the login of the URL.
+const ANSWER: &str = r#"!f() { test "$1" != get || printf 'username=%s\npassword=%s\n' "$SLIPWAY_GIT_USER" "$SLIPWAY_GIT_PASSWORD"; }; f"#;
 
 /// Who fetches.
 pub(super) struct Identity<'a> {
@@ -111,7 +119,7 @@ impl Git<'_> {
         let format = if commit.id.len() == 64 { "sha256" } else { "sha1" };
         self.git(folder, false, &["init", "-q", "--template=", &format!("--object-format={format}")])?;
         // What submodules with relative addresses are relative to.
-        self.git(folder, false, &["config", "remote.origin.url", &without_user(&self.source.remote)])?;
+        self.git(folder, false, &["config", "remote.origin.url", &login::split(&self.source.remote).0])?;
         self.fetch(commit, folder)?;
         self.git(folder, false, &["checkout", "-q", "--force", "--detach", &commit.id])?;
         if !self.source.skip_submodules && fs::symlink_metadata(folder.join(".gitmodules")).is_ok() {
@@ -229,7 +237,17 @@ impl Git<'_> {
         set("maintenance.auto", "false");
         set("advice.detachedHead", "false");
         if network {
-            set("remote.slipway.url", &self.source.remote);
+            let (url, login) = login::split(&self.source.remote);
+            set("remote.slipway.url", &url);
+            if let Some(Login { scope, user, password }) = login {
+                set(&format!("credential.{scope}.username"), &user);
+                if let Some(password) = password {
+                    // Nobody else is asked, or told to remember it.
+                    set(&format!("credential.{scope}.helper"), "");
+                    set(&format!("credential.{scope}.helper"), ANSWER);
+                    command.env(USER, user).env(PASSWORD, password);
+                }
+            }
             if let Some((scope, header)) = self.authorization()? {
                 set(&format!("http.{scope}.extraHeader"), &header);
             }
@@ -396,18 +414,6 @@ fn summary(said: &[u8]) -> String {
     if line.is_empty() { "it did not say why".into() } else { line }
 }
 
-/// Takes user and password out of an address; the user of SSH stays.
-fn without_user(remote: &str) -> String {
-    match remote.split_once("://") {
-        Some((scheme, rest)) if scheme.to_ascii_lowercase().starts_with("http") => {
-            let end = rest.find('/').unwrap_or(rest.len());
-            let host = rest[..end].rsplit('@').next().unwrap_or_default();
-            format!("{scheme}://{host}{}", &rest[end..])
-        }
-        _ => without_credentials(remote),
-    }
-}
-
 /// Gives all files of a checkout the modes that git means, whatever the umask is, and one time. Without `keep`, all
 /// `.git` go.
 fn settle(folder: &Path, keep: bool, time: i64) -> Result<(), GitError> {
@@ -485,10 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_stay_out_of_what_is_kept_and_said() {
-        assert_eq!(without_user("https://u:p@host/a@b.git"), "https://host/a@b.git");
-        assert_eq!(without_user("ssh://git@host/a"), "ssh://git@host/a");
-        assert_eq!(without_user("git@host:a"), "git@host:a");
+    fn credentials_stay_out_of_what_is_said() {
         let said = summary(b"warning: x\n\nfatal: unable to access 'https://u:p@host/a/': \x1b[31mno\n");
         assert_eq!(said, "warning: x; fatal: unable to access 'https://***@host/a/': [31mno");
         assert_eq!(summary(b"\n"), "it did not say why");
