@@ -60,7 +60,7 @@ impl<'a> Place<'a> {
             StepError::Cancelled => BuildError::Cancelled,
             StepError::Fault(fault) => self.error(fault, span),
             StepError::Process { command, exit_code, out_of_memory, log } => {
-                let command = crate::go::quote(&command);
+                let command = crate::go::quote(&shorten(command));
                 let message = format!("process {command} did not complete successfully: exit code: {exit_code}");
                 let mut fault = Fault::new(message);
                 if out_of_memory {
@@ -73,6 +73,16 @@ impl<'a> Place<'a> {
             }
         }
     }
+}
+
+/// Cuts a command that would fill the screen; its lines are shown below anyway.
+fn shorten(mut command: String) -> String {
+    const LONGEST: usize = 2000;
+    if let Some((end, _)) = command.char_indices().nth(LONGEST) {
+        command.truncate(end);
+        command.push('…');
+    }
+    command
 }
 
 /// Refuses a `# syntax=` that is not the language built in here. The one that is never needs a registry.
@@ -89,4 +99,16 @@ fn check_syntax(dockerfile: &Dockerfile) -> Result<(), (Fault, u32)> {
         fault.hint("only the language of docker/dockerfile is built in; take the directive out to use it"),
         syntax.line,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_command_that_fills_the_screen_is_cut() {
+        assert_eq!(shorten("make".into()), "make");
+        let cut = shorten("é".repeat(1 << 20));
+        assert_eq!((cut.chars().count(), cut.ends_with("é…")), (2001, true));
+    }
 }
