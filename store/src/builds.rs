@@ -233,7 +233,9 @@ impl Builds {
         let mut builds = Vec::new();
         for id in self.ids()? {
             // The Dockerfile is written when a build begins, and never again.
-            let metadata = fs::symlink_metadata(self.home.layout().build(&id).join("Dockerfile"));
+            let folder = self.home.layout().build(&id);
+            // Between making the folder and writing it, the build is as new as can be.
+            let metadata = fs::symlink_metadata(folder.join("Dockerfile")).or_else(|_| fs::symlink_metadata(&folder));
             let began = metadata.and_then(|metadata| metadata.modified()).unwrap_or(std::time::UNIX_EPOCH);
             builds.push((began, id));
         }

@@ -117,6 +117,20 @@ fn the_oldest_builds_go_first() {
 }
 
 #[test]
+fn a_build_that_has_just_begun_is_not_taken_for_the_oldest() {
+    let (_folder, store) = store();
+    let builds = store.builds();
+    let writer = builds.begin(&id("old"), asked(1), b"").expect("begun");
+    writer.finish(BuildStatus::Completed, 0.0, None, Vec::new()).expect("finished");
+    let file = File::options().write(true).open(store.layout().build(&id("old")).join("Dockerfile")).expect("there");
+    file.set_modified(std::time::UNIX_EPOCH).expect("set");
+    // Another process has made the folder, and nothing in it so far.
+    fs::create_dir(store.layout().build(&id("new"))).expect("made");
+    builds.prune(BuildLimits { builds: 1, ..BuildLimits::default() }).expect("pruned");
+    assert_eq!(builds.ids().expect("listed"), [id("new")]);
+}
+
+#[test]
 fn files_of_failed_steps_are_kept_for_the_last_builds() {
     let (_folder, store) = store();
     let builds = store.builds();
