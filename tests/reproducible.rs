@@ -262,6 +262,8 @@ fn verify_says_when_two_builds_are_identical_and_keeps_what_has_a_name() {
     assert_eq!(digest(), verified);
     // A build that fails is told as ever.
     let broken = env.context("broken", "FROM busybox\nRUN --network=none exit 3\n");
+    let stderr = env.slipway(["build", "--verify", "--explain", path(&broken)]).failure(2);
+    assert!(stderr.contains("cannot be used with"), "what would do nothing is refused: {stderr}");
     let stderr = env.slipway(["build", "--verify", path(&broken)]).failure(1);
     assert!(stderr.contains("exit code: 3") && stderr.contains("Dockerfile:2"), "{stderr}");
 }

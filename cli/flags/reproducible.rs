@@ -33,7 +33,8 @@ pub(crate) struct Reproducible {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "text",
-        value_parser = ["text", "json"]
+        value_parser = ["text", "json"],
+        conflicts_with_all = ["shell_on_error", "explain", "cache_to"]
     )]
     pub(crate) verify: Option<String>,
 }
