@@ -9,6 +9,7 @@
 //! | [`executor`] | [`Executor`]: how a `RUN` step becomes a process (the engine fills it in) |
 //! | [`source`] | [`ImageSource`]: where `FROM` finds images (the engine fills it in) |
 //! | [`remote`], [`git`] | [`Remote`]: how URLs and git repositories are fetched (the engine fills it in) |
+//! | [`materials`] | [`Materials`]: what a build took from elsewhere |
 //! | [`events`] | [`BuildEvents`]: what a build tells while it goes on |
 //! | [`cancel`] | [`Cancel`]: how a build is stopped |
 //! | [`check`], [`outline`] | questions about a Dockerfile that are answered without a build |
@@ -68,6 +69,7 @@ pub mod executor;
 mod fault;
 pub mod git;
 mod go;
+pub mod materials;
 pub mod remote;
 pub mod source;
 
@@ -82,6 +84,7 @@ pub use executor::{
 };
 pub use explain::{Difference, DifferenceKind, Miss, Nearest};
 pub use git::{GitSource, GitSourceError};
+pub use materials::{Material, Materials};
 pub use outline::{Argument, Outline, SecretUse, Target};
 pub use remote::{GitCommit, HttpAnswer, HttpContent, HttpRequest, NoRemote, Remote, RemoteError};
 pub use remote_cache::{CacheTransfer, RemoteCache};

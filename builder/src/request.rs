@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci::{Descriptor, Digest, ImageConfig, Platform};
 
@@ -10,6 +11,7 @@ use crate::context::{Context, MAX_IGNORE};
 use crate::executor::{AddedHost, Network, Ulimit};
 use crate::git::GitSource;
 use crate::ignore::Ignore;
+use crate::materials::Materials;
 use crate::remote_cache::CacheTransfer;
 
 /// Everything that decides what a build makes.
@@ -76,6 +78,8 @@ pub struct BuildRequest {
     pub explain: bool,
     /// What is taken from caches elsewhere, and noted for them.
     pub transfer: CacheTransfer,
+    /// Notes what is taken from elsewhere.
+    pub materials: Option<Arc<Materials>>,
 }
 
 impl BuildRequest {
@@ -109,6 +113,7 @@ impl BuildRequest {
             parallelism: 0,
             explain: false,
             transfer: CacheTransfer::default(),
+            materials: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! `slipway build`: a Dockerfile and a context in, an image out.
 
 mod call;
+mod metadata;
 mod recorded;
 
 use std::ffi::OsString;
@@ -41,12 +42,19 @@ Examples:
   slipway build https://example.com/app.git#v1:docker A folder of a git repository
 
 Kinds of output (-o, repeatable):
-  type=image[,name=NAME][,push=true]    The store, and from there a registry
-  type=oci|docker[,dest=FILE][,compression=gzip|zstd|uncompressed]
-                                        An archive; `-` or no dest is standard output
+  type=image[,name=NAME][,push=true][,push-by-digest=true][,store=false]
+                                        The store, and from there a registry
+  type=registry                         Short for type=image,push=true
+  type=oci|docker[,dest=FILE][,name=NAME][,tar=false]
+                                        An archive; `-` or no dest is standard output, tar=false a folder
   type=tar[,dest=FILE]                  The files of the image, as a tar
-  type=local,dest=FOLDER                The files of the image
+  type=local,dest=FOLDER[,platform-split=true]
+                                        The files of the image
+  type=cacheonly                        Nothing
   FOLDER, -                             Short for type=local, and for type=tar,dest=-
+An image, wherever it goes, takes compression=gzip|zstd|uncompressed, compression-level=N,
+force-compression=true (the layers of base images too), oci-mediatypes=false, and
+annotation[-index|-manifest-descriptor|-index-descriptor][[PLATFORM]].NAME=VALUE.
 
 Kinds of cache (--cache-to, --cache-from, both repeatable):
   type=registry,ref=NAME, or NAME       A tag in a registry; of an image too, for --cache-from
@@ -80,6 +88,24 @@ pub(crate) struct Args {
     /// Add a label to the image
     #[arg(long = "label", value_name = "NAME=VALUE")]
     labels: Vec<String>,
+    /// Add a note to the manifest of the image, or elsewhere: index:, manifest-descriptor:, index-descriptor:
+    #[arg(long = "annotation", value_name = "[TYPE[[PLATFORM]]:]NAME=VALUE")]
+    annotations: Vec<String>,
+    /// Say how the image was built, or what is in it, beside the image: where it is pushed to, and in type=oci
+    #[arg(long, value_name = "type=provenance|sbom[,mode=min|max]")]
+    attest: Vec<String>,
+    /// Short for --attest type=provenance: SLSA provenance, version 1
+    #[arg(
+        long,
+        value_name = "mode=min|max",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    provenance: Option<String>,
+    /// Short for --attest type=sbom: deb and apk packages and lock files of languages, as SPDX; rpm packages are not read
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    sbom: Option<String>,
     /// Build for this platform [default: the machine's]
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     platform: Vec<oci::Platform>,
@@ -135,7 +161,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pull: bool,
     /// Send the image to its registry when it is built
-    #[arg(long, requires = "tags")]
+    #[arg(long)]
     push: bool,
     /// Put the image into the store; what happens without --output anyhow
     #[arg(long)]
@@ -153,7 +179,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MODE", default_value = "default")]
     network: String,
     /// Add a line to /etc/hosts of RUN steps
-    #[arg(long = "add-host", value_name = "HOST:IP")]
+    #[arg(long = "add-host", value_name = "HOST:IP|HOST:host-gateway")]
     add_hosts: Vec<String>,
     /// Size of /dev/shm in RUN steps
     #[arg(long, value_name = "BYTES", value_parser = super::bytes)]
@@ -187,10 +213,18 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let cache = flags::cache::parse(&args.cache_from, &args.cache_to, args.load)?;
-    let outputs = outputs::parse(&args.outputs, args.push, session.cancel())?;
+    let given = outputs::Given {
+        outputs: &args.outputs,
+        annotations: &args.annotations,
+        push: args.push,
+        load: args.load,
+        is_tagged: !args.tags.is_empty(),
+    };
+    let outputs = outputs::parse(given, session.cancel())?;
+    let attestations = flags::attest::parse(&args.attest, args.provenance.as_deref(), args.sbom.as_deref())?;
     let spec = context_spec(&args)?;
     let mut request = request(&args)?;
-    let named: Vec<_> = args.tags.iter().chain(cache.references()).cloned().collect();
+    let named: Vec<_> = args.tags.iter().chain(outputs::names(&outputs)).chain(cache.references()).cloned().collect();
     let insecure = args.registry.registries(&named);
     let engine = session.engine_for(&insecure)?;
     // What was unpacked for the build goes away with this.
@@ -224,8 +258,18 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let typed = args.context.as_deref().unwrap_or_default().to_string_lossy();
     let recording = recorded::recording(&typed, args.shell_on_error.then(|| view.clone()))?;
     let record = recording.as_ref().map(|recording| recording.id.clone());
-    let options =
-        BuildOptions { request, tags: args.tags.clone(), outputs, ssh, environment, cache, cache_limit, recording };
+    let options = BuildOptions {
+        request,
+        tags: args.tags.clone(),
+        outputs,
+        ssh,
+        environment,
+        cache,
+        cache_limit,
+        attestations,
+        clock: clock::now,
+        recording,
+    };
     let built =
         session.wait(Threads::Many, build::build(&engine, options, Arc::new(Shared(view.clone())), session.cancel()));
     view.finish();
@@ -233,7 +277,7 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
         tell_cache(form, explained, session.cancel())?;
     }
     let result = built.map_err(|error| recorded::point(explain(error), &engine, record.as_ref()))?;
-    report(&args, &result, session.cancel())?;
+    report(&args, &result, record.as_ref().map(engine::builds::BuildId::as_str), session.cancel())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -281,7 +325,7 @@ fn verify(
     if !args.tags.is_empty() || !outputs.is_empty() {
         let view = Shared(progress::of_build(ProgressMode::Quiet));
         let handed = build::hand_out(engine, verified.built, args.tags.clone(), outputs, &view, now);
-        report(args, &session.wait(Threads::Many, handed)?, cancel)?;
+        report(args, &session.wait(Threads::Many, handed)?, None, cancel)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -312,22 +356,19 @@ fn tell_cache(form: &flags::explain::Explain, explained: &Explained, cancel: &Ca
     Ok(())
 }
 
-fn report(args: &Args, result: &BuildResult, cancel: &Cancel) -> anyhow::Result<()> {
+fn report(args: &Args, result: &BuildResult, build: Option<&str>, cancel: &Cancel) -> anyhow::Result<()> {
     let id = result.id.to_string();
     if let Some(path) = &args.iidfile {
         write(path, id.as_bytes(), cancel)?;
     }
     if let Some(path) = &args.metadata_file {
-        let names: Vec<String> = result.names.iter().map(ToString::to_string).collect();
-        let metadata = serde_json::json!({
-            "containerimage.config.digest": id,
-            "containerimage.descriptor": result.descriptor,
-            "containerimage.digest": result.descriptor.digest,
-            "image.name": names.join(","),
-        });
+        let metadata = metadata::of(result, build)?;
         write(path, serde_json::to_string_pretty(&metadata)?.as_bytes(), cancel)?;
     }
     if !result.kept {
+        for name in result.sent.iter().filter(|name| name.digest().is_some()) {
+            terminal::print_line(&name.to_string())?;
+        }
         for name in &result.names {
             terminal::note(&format!("{} is at its registry only: layers of it were not needed here", name.familiar()));
         }
@@ -385,8 +426,8 @@ fn request(args: &Args) -> anyhow::Result<BuildRequest> {
         }
     }
     for host in &args.add_hosts {
-        let (name, address) = flags::host(host).context("--add-host")?;
-        request.add_hosts.push(AddedHost { name, address: address.to_string() });
+        let (name, address) = flags::host_of_build(host).context("--add-host")?;
+        request.add_hosts.push(AddedHost { name, address });
     }
     request.shm_size = args.shm_size;
     request.ulimits =

@@ -1,5 +1,7 @@
 //! Words that several flags share: `NAME=VALUE`, `HOST:IP`, limits, and lists of `key=value`.
 
+pub(crate) mod annotations;
+pub(crate) mod attest;
 pub(crate) mod cache;
 pub(crate) mod cache_filter;
 pub(crate) mod call;
@@ -20,6 +22,14 @@ pub(crate) fn variable(text: &str) -> anyhow::Result<Option<(String, String)>> {
         Some((name, value)) => Ok(Some((name.into(), value.into()))),
         None if text.is_empty() => anyhow::bail!("a variable needs a name"),
         None => Ok(std::env::var(text).ok().map(|value| (text.into(), value))),
+    }
+}
+
+/// Splits `HOST:IP`, or `HOST:host-gateway` for the machine itself.
+pub(crate) fn host_of_build(text: &str) -> anyhow::Result<(String, String)> {
+    match text.split_once(['=', ':']) {
+        Some((name, address @ "host-gateway")) if !name.is_empty() => Ok((name.into(), address.into())),
+        _ => host(text).map(|(name, address)| (name, address.to_string())),
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Reproducible {
         require_equals = true,
         default_missing_value = "text",
         value_parser = ["text", "json"],
-        conflicts_with_all = ["shell_on_error", "explain", "cache_to"]
+        conflicts_with_all = ["shell_on_error", "explain", "cache_to", "attest", "provenance", "sbom"]
     )]
     pub(crate) verify: Option<String>,
 }

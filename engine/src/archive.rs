@@ -10,12 +10,14 @@
 //! Docker before 25 has only `manifest.json`, `HEX.json` configs and `HEX/layer.tar`; both are read, and both in one
 //! file are written, so that every client finds what it knows.
 
+mod layout;
 mod read;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+pub use layout::write_layout;
 pub use read::{Loaded, ReadArchiveError, read};
 pub use write::{ArchiveFormat, ArchiveImage, WriteArchiveError, write};
 

@@ -153,6 +153,9 @@ fn forward(source: Option<File>, stream: Stream, step: &ExecStep<'_>) {
     }
 }
 
+/// Docker's word for the machine itself in `--add-host`.
+const HOST_GATEWAY: &str = "host-gateway";
+
 fn describe_step(
     step: &ExecStep<'_>,
     network: &runtime::network::Network,
@@ -163,7 +166,12 @@ fn describe_step(
 ) -> Result<Spec, StepError> {
     let mut hosts = Vec::new();
     for host in step.add_hosts {
-        let address = host.address.parse();
+        let address = match (host.address.as_str(), network.gateway()) {
+            // The machine itself, as the step reaches it: the bridge's own address, or else no other machine at all.
+            (HOST_GATEWAY, Some(gateway)) => Ok(gateway.into()),
+            (HOST_GATEWAY, None) => Ok(std::net::Ipv4Addr::LOCALHOST.into()),
+            (address, _) => address.parse(),
+        };
         let address = address.map_err(|source| StepError::Host { address: host.address.clone(), source })?;
         hosts.push((host.name.clone(), address));
     }

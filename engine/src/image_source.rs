@@ -93,6 +93,7 @@ pub(crate) struct Images<'a> {
     pub(crate) events: &'a dyn TransferEvents,
     pub(crate) now: Timestamp,
     pub(crate) cancel: &'a Cancel,
+    pub(crate) materials: Option<&'a builder::Materials>,
 }
 
 impl builder::ImageSource for Images<'_> {
@@ -103,11 +104,17 @@ impl builder::ImageSource for Images<'_> {
         policy: PullPolicy,
     ) -> Result<Image, builder::ImageSourceError> {
         let image = obtain(self.engine, reference, platform, policy, self.events, self.now, self.cancel);
-        self.runtime.block_on(image).map_err(|error| builder::ImageSourceError {
+        let image = self.runtime.block_on(image).map_err(|error| builder::ImageSourceError {
             message: format!("cannot resolve image `{}`", reference.familiar()),
             hint: advice(&error),
             source: Some(Box::new(error)),
-        })
+        })?;
+        if let Some(materials) = self.materials {
+            // What the name stands for is what others can find again; of an index we have only a part.
+            let named = lookup(self.engine.store(), reference).ok().flatten();
+            materials.note_image(reference, platform, &named.unwrap_or_else(|| image.descriptor.clone()).digest);
+        }
+        Ok(image)
     }
 
     fn of_layout(&self, layout: &OciLayout, platform: &Platform) -> Result<Image, builder::ImageSourceError> {

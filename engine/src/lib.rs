@@ -30,6 +30,7 @@
 
 pub mod advice;
 pub mod archive;
+pub mod attest;
 pub mod call;
 pub mod commit_time;
 pub mod context_spec;

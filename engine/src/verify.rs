@@ -158,7 +158,8 @@ async fn attempt(
             secrets: &request.secrets,
             agents: &request.agents,
         };
-        let images = Images { engine: &engine, runtime, events: &*view, now: request.now, cancel: &cancel };
+        let images =
+            Images { engine: &engine, runtime, events: &*view, now: request.now, cancel: &cancel, materials: None };
         let recorder = Recorder { view: &*view, steps: Mutex::default() };
         let built = builder::build(
             &request,

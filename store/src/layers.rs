@@ -36,6 +36,9 @@ pub enum LayerError {
     File(#[from] FileError),
 }
 
+/// In the record of a form: its level, when it is not the compression's default.
+const LEVEL: &str = "slipway.level";
+
 /// What is written down about a layer.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
@@ -82,22 +85,44 @@ impl Layers {
     /// The bytes depend on the layer and the form alone, and are made once: the result is recorded. A form that
     /// came from a registry is taken as it is.
     pub fn compressed(&self, diff_id: &DiffId, compression: Compression) -> Result<Descriptor, LayerError> {
+        self.compressed_at(diff_id, compression, None)
+    }
+
+    /// As [`Layers::compressed`], at a level of the compression; `None` is whatever is here, or else its default.
+    pub fn compressed_at(
+        &self,
+        diff_id: &DiffId,
+        compression: Compression,
+        level: Option<i32>,
+    ) -> Result<Descriptor, LayerError> {
+        let level = level.filter(|level| compression != Compression::None && *level != compression.default_level());
+        let noted = level.map(|level| level.to_string());
         let forms = self.forms(diff_id)?;
         let described =
             |form: &Descriptor| Descriptor::new(oci_media_type(compression), form.digest.clone(), form.size);
-        if let Some(form) = forms.iter().find(|form| compression_of(&form.media_type) == Some(compression)) {
+        let is_it = |form: &&Descriptor| {
+            compression_of(&form.media_type) == Some(compression) && form.annotations.get(LEVEL) == noted.as_ref()
+        };
+        if let Some(form) = forms.iter().find(is_it) {
             return Ok(described(form));
         }
         let is_plain = |form: &&Descriptor| compression_of(&form.media_type) == Some(Compression::None);
         let source = forms.iter().find(is_plain).or(forms.first());
         let source = source.ok_or_else(|| LayerError::NotFound { diff_id: diff_id.clone() })?;
-        let form = self.convert(diff_id, &source.digest, compression)?;
+        let mut form = self.convert(diff_id, &source.digest, compression, level)?;
+        form.annotations.extend(noted.map(|level| (LEVEL.to_owned(), level)));
         self.record(diff_id, &form)?;
-        Ok(form)
+        Ok(described(&form))
     }
 
     /// Makes a form of a layer from a blob that is another.
-    fn convert(&self, diff_id: &DiffId, source: &Digest, compression: Compression) -> Result<Descriptor, LayerError> {
+    fn convert(
+        &self,
+        diff_id: &DiffId,
+        source: &Digest,
+        compression: Compression,
+        level: Option<i32>,
+    ) -> Result<Descriptor, LayerError> {
         let broken = |error| LayerError::Decompress { blob: source.clone(), source: error };
         let (_, plain) = layer::compress::decoder(self.blobs.stream(source)?.0).map_err(broken)?;
         let mut plain = HashingReader::with_algorithm(plain, diff_id.0.algorithm());
@@ -105,7 +130,7 @@ impl Layers {
         let home = self.home.layout().home();
         let written = |error| FileError::of_write(home, error);
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let mut encoder = Encoder::new(sink, compression, threads).map_err(written)?;
+        let mut encoder = Encoder::with_level(sink, compression, level, threads).map_err(written)?;
         let mut buffer = vec![0; 1024 * 1024];
         loop {
             match plain.read(&mut buffer) {
@@ -206,6 +231,19 @@ mod tests {
         }
         let error = store.layers().compressed(&diff_id, Compression::Gzip).expect_err("nothing there");
         assert!(matches!(error, LayerError::NotFound { .. }), "{error}");
+    }
+
+    #[test]
+    fn each_level_is_a_form_of_its_own() {
+        let (_folder, store) = store();
+        let tar: Vec<u8> = (0..200_000_u32).flat_map(|number| (number % 977).to_le_bytes()).collect();
+        let diff_id = DiffId(store.blobs().put(&tar).expect("put"));
+        let at = |level| store.layers().compressed_at(&diff_id, Compression::Gzip, level).expect("made");
+        let (fast, best, usual) = (at(Some(1)), at(Some(9)), at(None));
+        assert!(best.size < fast.size && best.annotations.is_empty(), "{best:?} {fast:?}");
+        assert_eq!((at(Some(1)), at(Some(9)), at(None)), (fast, best, usual.clone()));
+        assert_eq!(at(Some(Compression::Gzip.default_level())), usual);
+        assert_eq!(store.layers().forms(&diff_id).expect("read").len(), 4);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::files::path::lossy;
 use crate::git::{GitSource, GitSourceError};
 use crate::graph::{FetchOperation, HttpOperation};
 use crate::layers::Layers;
+use crate::materials::Material;
 use crate::remote::{HttpAnswer, HttpContent, HttpRequest, RemoteError, without_credentials};
 use crate::sink::LayerSink;
 
@@ -62,6 +63,7 @@ fn http(operation: &HttpOperation, bench: &Bench<'_>) -> Result<Made, StepError>
     if let Some(known) = &known
         && checksum.as_ref() == Some(&known.digest)
     {
+        note_http(url, &known.digest, bench);
         return Ok(Made { layers: Layers::then(None, &known.record), cached: true });
     }
     let request = HttpRequest {
@@ -78,6 +80,7 @@ fn http(operation: &HttpOperation, bench: &Bench<'_>) -> Result<Made, StepError>
     let content = match (answer, known) {
         (HttpAnswer::Content(content), _) => content,
         (HttpAnswer::NotModified, Some(known)) => {
+            note_http(url, &known.digest, bench);
             return Ok(Made { layers: Layers::then(None, &known.record), cached: true });
         }
         (HttpAnswer::NotModified, None) => {
@@ -94,6 +97,7 @@ fn http(operation: &HttpOperation, bench: &Bench<'_>) -> Result<Made, StepError>
             .hint("the content changed, or the checksum is wrong; change `--checksum` only if you trust the new one")
             .into());
     }
+    note_http(url, &digest, bench);
     let name = file_name(&content, url);
     let mut identity = KeyWriter::new("http content", None);
     identity.text("name", &name);
@@ -106,6 +110,12 @@ fn http(operation: &HttpOperation, bench: &Bench<'_>) -> Result<Made, StepError>
     serde_json::to_writer(&mut bytes, &notes).expect("notes are plain text");
     store.build_cache().put(&key.0, &bytes, &cache::keeps(None, &fetched.record)).map_err(Fault::from)?;
     Ok(Made { layers: Layers::then(None, &fetched.record), cached: false })
+}
+
+fn note_http(url: &str, digest: &Digest, bench: &Bench<'_>) {
+    if let Some(materials) = &bench.workshop.request.materials {
+        materials.note(Material::Http { url: without_credentials(url), digest: digest.to_string() });
+    }
 }
 
 fn url_key(url: &str, checksum: Option<&Digest>) -> (CacheKey, Notes) {
@@ -207,6 +217,9 @@ fn git(source: &GitSource, bench: &Bench<'_>) -> Result<Made, StepError> {
         false => Fault::from(error).into(),
     };
     let commit = workshop.remote.git_commit(source, &workshop.cancel).map_err(remote)?;
+    if let Some(materials) = &workshop.request.materials {
+        materials.note(Material::Git { url: without_credentials(&source.remote), commit: commit.id.clone() });
+    }
     let (key, notes) = commit_key(source, &commit.id, commit.reference.as_deref());
     if let Some(record) = cache::get(workshop.store, &key)? {
         return Ok(Made { layers: Layers::then(None, &record), cached: true });

@@ -69,7 +69,8 @@ fn what_is_written_is_read_again_with_its_names() {
     }
     let names = vec!["me/app:1".parse().unwrap(), "me/app:2".parse().unwrap()];
     for format in [ArchiveFormat::Oci, ArchiveFormat::Docker] {
-        let images = [ArchiveImage { manifest: descriptor.clone(), names: names.clone() }];
+        let images =
+            [ArchiveImage { manifest: descriptor.clone(), names: names.clone(), annotations: Default::default() }];
         let bytes = write(&from, &images, format, Vec::new()).unwrap();
         assert_eq!(bytes, write(&from, &images, format, Vec::new()).unwrap(), "the bytes depend on the images alone");
         let loaded = read(&to, std::io::Cursor::new(bytes), Timestamp::UNIX_EPOCH).unwrap();
@@ -92,7 +93,7 @@ fn a_damaged_blob_is_not_written_to_an_archive() {
     let file = store.blobs().path(&layer);
     std::fs::remove_file(&file).unwrap();
     std::io::Write::write_all(&mut std::fs::File::create(&file).unwrap(), &damaged).unwrap();
-    let images = [ArchiveImage { manifest: descriptor, names: Vec::new() }];
+    let images = [ArchiveImage { manifest: descriptor, names: Vec::new(), annotations: Default::default() }];
     let error = write(&store, &images, ArchiveFormat::Oci, Vec::new()).unwrap_err();
     assert!(matches!(error, WriteArchiveError::Damaged { digest, .. } if digest == layer));
 }
@@ -178,7 +179,8 @@ fn every_cut_of_an_archive_is_an_error_and_names_nothing() {
     for bytes in &blobs {
         store.blobs().put(bytes).unwrap();
     }
-    let images = [ArchiveImage { manifest: descriptor, names: vec!["x:1".parse().unwrap()] }];
+    let images =
+        [ArchiveImage { manifest: descriptor, names: vec!["x:1".parse().unwrap()], annotations: Default::default() }];
     let bytes = write(&store, &images, ArchiveFormat::Docker, Vec::new()).unwrap();
     let (_other, empty) = self::store();
     // A tar's end may be missing: what follows the last blob is padding.

@@ -1,13 +1,13 @@
 //! From the store to an archive.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 
 use layer::hashing::HashingReader;
 use layer::tar::{TarWriteError, Writer};
 use layer::{Entry, EntryKind};
 use oci::{Algorithm, Descriptor, Digest, Index, Parsed, Reference};
-use store::{BlobError, Store};
+use store::{BlobError, FileError, Store};
 
 use super::{CONTAINERD_NAME, DockerImage, OCI_NAME};
 
@@ -27,6 +27,8 @@ pub struct ArchiveImage {
     pub manifest: Descriptor,
     /// Its names; without any it is only found by its digest.
     pub names: Vec<Reference>,
+    /// Notes about it in the list of images.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Why an archive was not written.
@@ -43,6 +45,8 @@ pub enum WriteArchiveError {
     Index { digest: Digest },
     #[error("cannot write the archive")]
     Tar(#[from] TarWriteError),
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("cannot write the archive")]
     Write(#[from] io::Error),
 }
@@ -102,7 +106,11 @@ pub fn write<W: Write>(
 }
 
 /// Finds every blob that a manifest or an index names, itself included.
-fn collect(store: &Store, descriptor: &Descriptor, blobs: &mut BTreeSet<Digest>) -> Result<(), WriteArchiveError> {
+pub(super) fn collect(
+    store: &Store,
+    descriptor: &Descriptor,
+    blobs: &mut BTreeSet<Digest>,
+) -> Result<(), WriteArchiveError> {
     blobs.insert(descriptor.digest.clone());
     match read_manifest(store, descriptor)? {
         Parsed::Manifest(manifest) => {
@@ -122,10 +130,10 @@ fn read_manifest(store: &Store, descriptor: &Descriptor) -> Result<Parsed, Write
 }
 
 /// One line per name, or one without.
-fn index_lines(image: &ArchiveImage) -> Vec<Descriptor> {
+pub(super) fn index_lines(image: &ArchiveImage) -> Vec<Descriptor> {
     let line = |name: Option<&Reference>| {
         let mut descriptor = image.manifest.clone();
-        descriptor.annotations.clear();
+        descriptor.annotations.clone_from(&image.annotations);
         if let Some(name) = name {
             descriptor.annotations.insert(CONTAINERD_NAME.into(), name.to_string());
             descriptor.annotations.insert(OCI_NAME.into(), name.to_string());
@@ -140,7 +148,7 @@ fn algorithms(blobs: &BTreeSet<Digest>) -> Vec<String> {
     used.into_iter().map(|algorithm| format!("blobs/{}", algorithm.as_str())).collect()
 }
 
-fn blob_path(digest: &Digest) -> String {
+pub(super) fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }
 

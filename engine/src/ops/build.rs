@@ -5,17 +5,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use builder::{BuildError, BuildEvents, BuildRequest, Built, BuiltImage};
-use layer::Compression;
-use oci::{Descriptor, Digest, Index, Reference};
-use registry::client::TransferEvents;
+use oci::{Descriptor, Digest, Reference};
+use registry::client::{self, TransferEvents};
 use store::builds::{BuildStatus, RecordedImage};
 use store::{BlobError, Image, ImageError, PruneError, Store};
 
-use super::push::{PushError, PushOptions, push};
+use super::push::PushError;
 use crate::archive::{self, ArchiveFormat, ArchiveImage, WriteArchiveError};
+use crate::attest::{self, AttestError, Attestations, Evidence, provenance};
 use crate::image_source::Images;
+use crate::output::annotations::{self, AnnotationError, annotated};
 use crate::output::files::{self, FilesError};
-use crate::output::{Output, Sink};
+use crate::output::{ArchiveSink, Form, ImageOutput, Output, Sink};
 use crate::publish::{self, ReadyError};
 use crate::recorder::{Recorder, Recording};
 use crate::remote::{Environment, Fetcher};
@@ -42,6 +43,10 @@ pub struct BuildOptions {
     pub cache_limit: CacheLimit,
     /// What is taken from caches elsewhere, and given to them.
     pub cache: CacheOptions,
+    /// What is said of it beside it.
+    pub attestations: Attestations,
+    /// Says what time it is, when that is over; for the provenance.
+    pub clock: fn() -> jiff::Timestamp,
     /// How it is remembered; not at all when `None`.
     pub recording: Option<Recording>,
 }
@@ -68,12 +73,16 @@ impl<T: BuildEvents + TransferEvents> BuildView for T {}
 pub struct BuildResult {
     /// The images, one per platform.
     pub images: Vec<BuiltImage>,
-    /// The manifest, or the index of several.
+    /// The manifest, or the index of several, as it left: pushed, or in an archive, or else as the store has it.
     pub descriptor: Descriptor,
     /// The image ID: the config's digest, or the index's when there are several images.
     pub id: Digest,
     /// The names that were given.
     pub names: Vec<Reference>,
+    /// Where it was sent to.
+    pub sent: Vec<Reference>,
+    /// Whether an output has an image, and not only its files.
+    pub has_image: bool,
     /// Whether it is in the store for good: under a name, or untagged.
     pub kept: bool,
 }
@@ -92,8 +101,10 @@ pub enum BuildOpError {
     Ssh(#[from] SshError),
     #[error("cannot make the image ready to leave")]
     Ready(#[from] ReadyError),
-    #[error("cannot write the index of the images")]
-    Index(#[source] serde_json::Error),
+    #[error(transparent)]
+    Annotation(#[from] AnnotationError),
+    #[error(transparent)]
+    Attest(#[from] AttestError),
     #[error("cannot open the output")]
     Open(#[source] io::Error),
     #[error("cannot finish the output")]
@@ -108,6 +119,8 @@ pub enum BuildOpError {
     Cache(#[from] CacheExportError),
     #[error("cannot send the image on from the cache")]
     SendOn(#[from] Box<CacheError>),
+    #[error("the files of several platforms cannot share `{}`", folder.display())]
+    Merged { folder: PathBuf },
     #[error("cannot compare what the builds made")]
     Compare(#[source] CompareError),
     #[error("`{tag}` cannot be given to an image, because it is a digest")]
@@ -130,6 +143,7 @@ pub async fn build(
     if let Some(tag) = options.tags.iter().find(|tag| tag.digest().is_some()) {
         return Err(BuildOpError::Digest { tag: tag.clone() });
     }
+    check_outputs(&options)?;
     let recorder =
         Recorder::begin(engine.store(), options.recording.as_ref(), &options.request, &options.tags, view.clone());
     let recorder = Arc::new(recorder);
@@ -153,6 +167,31 @@ pub async fn build(
     result
 }
 
+/// Refuses what cannot be handed out, before anything is built.
+fn check_outputs(options: &BuildOptions) -> Result<(), BuildOpError> {
+    let platforms = &options.request.platforms;
+    let takes_statements = |output: &Output| match output {
+        Output::Image(image) => image.push,
+        Output::Archive { format, .. } => *format == ArchiveFormat::Oci,
+        Output::Tar { .. } | Output::Local { .. } | Output::CacheOnly => false,
+    };
+    if !options.attestations.is_empty() && !options.outputs.iter().any(takes_statements) {
+        return Err(AttestError::NoOutput.into());
+    }
+    for output in &options.outputs {
+        match output {
+            Output::Image(ImageOutput { annotations, .. }) | Output::Archive { annotations, .. } => {
+                annotations::check(annotations, platforms)?;
+            }
+            Output::Local { split: Some(false), folder } if platforms.len() > 1 => {
+                return Err(BuildOpError::Merged { folder: folder.clone() });
+            }
+            Output::Tar { .. } | Output::Local { .. } | Output::CacheOnly => {}
+        }
+    }
+    Ok(())
+}
+
 fn remembered(image: &BuiltImage) -> RecordedImage {
     RecordedImage {
         platform: image.platform.to_string(),
@@ -168,15 +207,29 @@ async fn build_recorded(
     recorder: &Arc<Recorder>,
     cancel: &Cancel,
 ) -> Result<BuildResult, BuildOpError> {
-    let BuildOptions { mut request, tags, outputs, ssh, environment, cache, cache_limit: _, recording } = options;
+    let BuildOptions {
+        mut request,
+        tags,
+        outputs,
+        ssh,
+        environment,
+        cache,
+        cache_limit: _,
+        recording,
+        attestations,
+        clock,
+    } = options;
     let now = request.now;
     // From here on others may prune beside this build, and leave it what it uses.
     engine.store().pin_all().map_err(BlobError::from)?;
     let transfer = Transfer::prepare(engine, cache, &mut request, &view, cancel);
     // Beside the build there is time to clean up after those that were killed.
     std::thread::spawn(crate::machine::sweep);
+    let id = recording.as_ref().map(|recording| recording.id.as_str().to_owned());
     let surroundings = Arc::new((ssh, environment, recording));
-    request.transfer.lazy = transfer.may_leave_layers(&outputs);
+    request.transfer.lazy = transfer.may_leave_layers(&outputs) && attestations.is_empty();
+    request.materials = attestations.provenance.map(|_| Default::default());
+    let asked = attestations.provenance.map(|mode| (mode, request.clone()));
     let built = loop {
         let solving = Solving { engine, surroundings: &surroundings, view: &view, recorder, cancel };
         let built = solving.solve(request.clone()).await?;
@@ -192,12 +245,25 @@ async fn build_recorded(
                     [image] => image.config_digest.clone(),
                     _ => descriptor.digest.clone(),
                 };
-                return Ok(BuildResult { images: built.images, descriptor: *descriptor, id, names, kept: false });
+                let (images, sent) = (built.images, names.clone());
+                let descriptor = *descriptor;
+                return Ok(BuildResult { images, descriptor, id, names, sent, has_image: true, kept: false });
             }
             Sending::Lost => request.transfer.lazy = false,
         }
     };
-    let result = hand_out(engine, built, tags, outputs, &*view, now).await?;
+    let epoch = built.epoch.and_then(|epoch| jiff::Timestamp::from_second(epoch).ok());
+    let provenance = asked.map(|(mode, request)| {
+        let materials = request.materials.as_ref().map(|materials| materials.list()).unwrap_or_default();
+        // What shall come out the same anywhere at any time says neither when it was built nor which build it was.
+        let run = match epoch {
+            Some(_) => provenance::Run { id: None, times: None },
+            None => provenance::Run { id, times: Some((now, clock())) },
+        };
+        provenance::predicate(mode, &request, &materials, &run)
+    });
+    let evidence = Evidence { provenance, sbom: attestations.sbom.then_some(epoch.unwrap_or(now)) };
+    let result = hand_out_with(engine, built, tags, outputs, evidence, &*view, now).await?;
     transfer.write(engine, &result.images, &*view).await?;
     Ok(result)
 }
@@ -228,7 +294,8 @@ impl Solving<'_> {
                 secrets: &request.secrets,
                 agents: &request.agents,
             };
-            let images = Images { engine: &engine, runtime, events: &*view, now, cancel: &cancel };
+            let materials = request.materials.as_deref();
+            let images = Images { engine: &engine, runtime, events: &*view, now, cancel: &cancel, materials };
             let shell = recording.as_ref().and_then(|recording| recording.shell_on_error.as_deref());
             let executor = KeepingExecutor {
                 store: engine.store(),
@@ -248,8 +315,8 @@ impl Solving<'_> {
 fn all_names(tags: &[Reference], outputs: &[Output]) -> Vec<Reference> {
     let mut names = Vec::new();
     for output in outputs {
-        if let Output::Image { names: further, .. } = output {
-            names.extend(tags.iter().chain(further).cloned());
+        if let Output::Image(image) = output {
+            names.extend(tags.iter().chain(&image.names).cloned());
         }
     }
     names.dedup();
@@ -269,10 +336,25 @@ pub async fn hand_out(
     view: &dyn BuildView,
     now: jiff::Timestamp,
 ) -> Result<BuildResult, BuildOpError> {
+    let evidence = Evidence { provenance: None, sbom: None };
+    hand_out_with(engine, built, tags, outputs, evidence, view, now).await
+}
+
+async fn hand_out_with(
+    engine: &Engine,
+    built: Built,
+    tags: Vec<Reference>,
+    outputs: Vec<Output>,
+    evidence: Evidence,
+    view: &dyn BuildView,
+    now: jiff::Timestamp,
+) -> Result<BuildResult, BuildOpError> {
     let store = engine.store().clone();
-    let placed = store::blocking::run(move || place(&store, built, tags, outputs, now)).await?;
-    for reference in &placed.push {
-        push(engine, reference, PushOptions::default(), view).await?;
+    let placed = store::blocking::run(move || place(&store, built, tags, outputs, &evidence, now)).await?;
+    for (reference, descriptor) in &placed.push {
+        client::push(engine.client(), engine.store(), reference, descriptor, view)
+            .await
+            .map_err(|source| PushError::Push { reference: reference.familiar(), source: Box::new(source) })?;
     }
     Ok(placed.result)
 }
@@ -303,7 +385,7 @@ async fn keep_small(engine: &Engine, limit: CacheLimit, now: jiff::Timestamp, vi
 /// What was put in its place, and what remains to be sent.
 struct Placed {
     result: BuildResult,
-    push: Vec<Reference>,
+    push: Vec<(Reference, Descriptor)>,
 }
 
 fn place(
@@ -311,73 +393,102 @@ fn place(
     built: Built,
     tags: Vec<Reference>,
     outputs: Vec<Output>,
+    evidence: &Evidence,
     now: jiff::Timestamp,
 ) -> Result<Placed, BuildOpError> {
-    let (descriptor, id) = name_of(store, &built)?;
     let mut names = Vec::new();
-    let mut to_push = Vec::new();
-    let mut kept = outputs.is_empty();
-    if outputs.is_empty() {
-        names.clone_from(&tags);
-    }
+    let (mut pushed, mut archived, mut named) = (Vec::new(), None, None);
+    let mut referrers = Vec::new();
+    let mut kept = false;
+    let outputs = if outputs.is_empty() { vec![Output::Image(ImageOutput::default())] } else { outputs };
     for output in outputs {
         match output {
-            Output::Image { names: further, push } => {
-                kept = true;
-                let all: Vec<Reference> = tags.iter().cloned().chain(further).collect();
-                if push {
-                    to_push.extend(all.iter().cloned());
+            Output::Image(output) => {
+                let mut descriptor = annotated(store, &built, &output.annotations)?;
+                if output.form != Form::default() {
+                    descriptor = publish::ready(store, &descriptor, output.form)?;
                 }
-                names.extend(all);
+                let all: Vec<Reference> = tags.iter().cloned().chain(output.names).collect();
+                if output.push {
+                    let ready = publish::ready(store, &descriptor, output.form)?;
+                    let target = |name: &Reference| match output.by_digest {
+                        true => name.with_digest(ready.digest.clone()),
+                        false => name.clone(),
+                    };
+                    pushed.extend(all.iter().map(|name| (target(name), ready.clone())));
+                    for statement in attest::attach(store, evidence, &ready, &all)? {
+                        let digest = &statement.manifest.digest;
+                        let targets =
+                            all.iter().map(|name| (name.with_digest(digest.clone()), statement.manifest.clone()));
+                        referrers.extend(targets);
+                    }
+                }
+                if output.keep && !output.by_digest {
+                    kept = true;
+                    names.extend(all.into_iter().map(|name| (name, descriptor.clone())));
+                }
+                named = named.or(Some(descriptor));
             }
-            Output::Archive { format, names: further, compression, sink } => {
-                let all = tags.iter().cloned().chain(further).collect();
-                write_archive(store, &descriptor, all, format, compression, sink)?;
+            Output::Archive { format, names: further, form, annotations, sink } => {
+                let all: Vec<Reference> = tags.iter().cloned().chain(further).collect();
+                let descriptor = annotated(store, &built, &annotations)?;
+                let mut ready = publish::ready(store, &descriptor, form)?;
+                if format == ArchiveFormat::Oci {
+                    let attached = attest::attach(store, evidence, &ready, &all)?;
+                    if !attached.is_empty() {
+                        ready = attest::bundle(store, &ready, &attached)?;
+                    }
+                }
+                write_archive(store, &ready, all, format, sink)?;
+                archived = archived.or(Some(ready));
             }
             Output::Tar { sink } => write_tar(store, &built, sink)?,
-            Output::Local { folder } => write_folders(store, &built, &folder)?,
+            Output::Local { folder, split } => write_folders(store, &built, &folder, split)?,
+            Output::CacheOnly => {}
         }
     }
     names.dedup();
     if kept {
-        for name in &names {
-            store.images().tag(name, &descriptor, now)?;
+        for (name, descriptor) in &names {
+            store.images().tag(name, descriptor, now)?;
         }
-        if names.is_empty() {
-            store.images().keep(&descriptor, now)?;
+        if let Some(descriptor) = named.as_ref().filter(|_| names.is_empty()) {
+            store.images().keep(descriptor, now)?;
         }
     }
-    Ok(Placed { result: BuildResult { images: built.images, descriptor, id, names, kept }, push: to_push })
-}
-
-/// Returns what names stand for: the one image, or an index of several, which is written now.
-fn name_of(store: &Store, built: &Built) -> Result<(Descriptor, Digest), BuildOpError> {
-    if let [image] = built.images.as_slice() {
-        return Ok((image.descriptor.clone(), image.config_digest.clone()));
-    }
-    let manifests = built
-        .images
-        .iter()
-        .map(|image| Descriptor { platform: Some(image.config.platform()), ..image.descriptor.clone() });
-    let bytes = serde_json::to_vec(&Index::new(manifests.collect())).map_err(BuildOpError::Index)?;
-    store.blobs().put(&bytes)?;
-    let descriptor = Descriptor::of(oci::media_type::OCI_INDEX, &bytes);
-    let id = descriptor.digest.clone();
-    Ok((descriptor, id))
+    let has_image = named.is_some() || archived.is_some();
+    let left = pushed.first().map(|(_, descriptor)| descriptor.clone()).or(archived).or(named);
+    let descriptor = match left {
+        Some(descriptor) => descriptor,
+        None => annotated(store, &built, &[])?,
+    };
+    let id = match built.images.as_slice() {
+        [image] => image.config_digest.clone(),
+        _ => descriptor.digest.clone(),
+    };
+    let names = names.into_iter().map(|(name, _)| name).collect();
+    let sent = pushed.iter().map(|(name, _)| name.clone()).collect();
+    let result = BuildResult { images: built.images, descriptor, id, names, sent, has_image, kept };
+    // What is about an image comes after it.
+    pushed.extend(referrers);
+    Ok(Placed { result, push: pushed })
 }
 
 fn write_archive(
     store: &Store,
-    descriptor: &Descriptor,
+    ready: &Descriptor,
     names: Vec<Reference>,
     format: ArchiveFormat,
-    compression: Compression,
-    sink: Sink,
+    sink: ArchiveSink,
 ) -> Result<(), BuildOpError> {
-    let manifest = publish::ready(store, descriptor, compression)?;
-    let sink = sink().map_err(BuildOpError::Open)?;
-    let sink = archive::write(store, &[ArchiveImage { manifest, names }], format, sink)?;
-    sink.finish().map_err(BuildOpError::Finish)
+    let images = [ArchiveImage { manifest: ready.clone(), names, annotations: ready.annotations.clone() }];
+    match sink {
+        ArchiveSink::Folder(folder) => Ok(archive::write_layout(store, &images, &folder)?),
+        ArchiveSink::File(sink) => {
+            let sink = (sink.0)().map_err(BuildOpError::Open)?;
+            archive::write(store, &images, format, sink)?.finish().map_err(BuildOpError::Finish)
+        }
+    }
 }
 
 fn read(store: &Store, image: &BuiltImage) -> Result<Image, ImageError> {
@@ -388,17 +499,23 @@ fn write_tar(store: &Store, built: &Built, sink: Sink) -> Result<(), BuildOpErro
     // Several platforms in one tar would write the same names twice; the first is what was asked for first.
     let Some(image) = built.images.first() else { return Ok(()) };
     let snapshot = files::snapshot(store, &read(store, image)?)?;
-    let mut sink = sink().map_err(BuildOpError::Open)?;
+    let mut sink = (sink.0)().map_err(BuildOpError::Open)?;
     files::write_tar(&snapshot, &mut sink)?;
     sink.finish().map_err(BuildOpError::Finish)
 }
 
-fn write_folders(store: &Store, built: &Built, folder: &std::path::Path) -> Result<(), BuildOpError> {
+fn write_folders(
+    store: &Store,
+    built: &Built,
+    folder: &std::path::Path,
+    split: Option<bool>,
+) -> Result<(), BuildOpError> {
+    let split = split.unwrap_or(built.images.len() > 1);
     for image in &built.images {
-        let folder: PathBuf = match built.images.as_slice() {
-            [_] => folder.to_owned(),
+        let folder: PathBuf = match split {
+            false => folder.to_owned(),
             // As BuildKit calls them.
-            _ => folder.join(image.platform.to_string().replace('/', "_")),
+            true => folder.join(image.platform.to_string().replace('/', "_")),
         };
         let snapshot = files::snapshot(store, &read(store, image)?)?;
         files::write_folder(&snapshot, &folder)?;

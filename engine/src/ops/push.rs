@@ -75,7 +75,7 @@ fn prepare(store: &Store, reference: &Reference, options: &PushOptions) -> Resul
         // Of an index, only the part that was pulled is here.
         None => store.images().image(&descriptor, &Platform::host())?.descriptor,
     };
-    publish::ready(store, &chosen, options.compression).map(Some)
+    publish::ready(store, &chosen, options.compression.into()).map(Some)
 }
 
 /// Tells whether all manifests of an index are here.

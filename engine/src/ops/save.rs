@@ -49,7 +49,11 @@ fn collect(store: &Store, images: &[String], platform: Option<&Platform>) -> Res
         let name: Option<Reference> = found.reference.filter(|reference| reference.digest().is_none());
         match collected.iter_mut().find(|other| other.manifest.digest == image.descriptor.digest) {
             Some(other) => other.names.extend(name.filter(|name| !other.names.contains(name))),
-            None => collected.push(ArchiveImage { manifest: image.descriptor, names: name.into_iter().collect() }),
+            None => collected.push(ArchiveImage {
+                manifest: image.descriptor,
+                names: name.into_iter().collect(),
+                annotations: Default::default(),
+            }),
         }
     }
     Ok(collected)

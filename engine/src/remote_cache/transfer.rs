@@ -13,7 +13,7 @@ use super::send_on::{lacks_layers, send_on};
 use super::{CacheError, CacheExport, CacheExportError, CacheOptions, CacheTarget};
 use crate::Engine;
 use crate::ops::build::BuildView;
-use crate::output::Output;
+use crate::output::{Form, ImageOutput, Output};
 
 /// What came of sending an image of which layers are not here.
 pub(crate) enum Sending {
@@ -58,7 +58,10 @@ impl Transfer {
 
     /// Tells whether layers of the image may stay where they are: it is only sent on.
     pub(crate) fn may_leave_layers(&self, outputs: &[Output]) -> bool {
-        let only_sent = outputs.iter().all(|output| matches!(output, Output::Image { push: true, .. }));
+        let plainly_sent = |image: &ImageOutput| {
+            image.push && !image.by_digest && image.form == Form::default() && image.annotations.is_empty()
+        };
+        let only_sent = outputs.iter().all(|output| matches!(output, Output::Image(image) if plainly_sent(image)));
         self.remote.is_some() && !self.load && !outputs.is_empty() && only_sent
     }
 
