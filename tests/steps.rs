@@ -43,18 +43,25 @@ fn r13_mount_points_leave_no_trace() {
     assert!(new.len() == 2 && new[0].ends_with("etc/deep/") && new[1].ends_with("etc/deep/own"), "{own}");
 }
 
-/// Installs a small real package from Debian; the downloads stay in the caches that the builds share.
-fn installing(sharing: &str, number: usize) -> String {
-    let cache = |target: &str| format!("--mount=type=cache,target={target},sharing={sharing}");
-    let (lists, packages) = (cache("/var/lib/apt"), cache("/var/cache/apt"));
-    // apt takes its folders for itself and does not wait for another: with `shared`, the builds have to do that.
-    let alone = if sharing == "shared" { "flock /var/cache/apt/busy " } else { "" };
-    format!(
-        "FROM debian:bookworm\nENV BUILD={number}\nRUN rm -f /etc/apt/apt.conf.d/docker-clean\n\
-         RUN {lists} {packages} {alone}sh -ec 'apt-get update -qq; \
-         apt-get install -qq --yes --no-install-recommends tree > /dev/null' && touch /var/cache/apt/{sharing}\n\
-         RUN {packages} test -e /var/cache/apt/{sharing}\n",
-    )
+/// Installs a small real package from Debian; the lists and the downloads stay in the caches that the builds share.
+const INSTALLING: &str = "RUN \
+    --mount=type=cache,target=/var/lib/apt,sharing=locked --mount=type=cache,target=/var/cache/apt,sharing=locked \
+    apt-get update -qq -o Acquire::Languages=none && apt-get install -qq --yes --no-install-recommends \
+    -o Dpkg::Options::=--force-unsafe-io tree > /dev/null && echo $BUILD >> /var/cache/apt/builds\n";
+
+/// Starts a build of each Dockerfile, and waits until all have succeeded; they are called `app0`, `app1`, ….
+fn build_at_once(env: &TestEnv, dockerfiles: &[String]) {
+    let start = |(number, dockerfile): (usize, &String)| {
+        let name = format!("app{number}");
+        let context = env.context(&name, dockerfile);
+        let mut command = env.command(["build", "-q", "-t", &name, path(&context)]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start slipway build")
+    };
+    let builds: Vec<_> = dockerfiles.iter().enumerate().map(start).collect();
+    for build in builds {
+        let output = build.wait_with_output().expect("wait for slipway build");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]
@@ -65,24 +72,46 @@ fn r4_two_builds_at_once_install_real_packages_with_a_shared_cache() {
     let Some(tar) = needs::debian_tar() else { return };
     let env = TestEnv::new();
     env.slipway(["import", path(&tar), "debian:bookworm"]).success();
-    for sharing in ["shared", "locked", "private"] {
-        let builds: Vec<_> = (0..2)
-            .map(|number| {
-                let name = format!("{sharing}{number}");
-                let context = env.context(&name, &installing(sharing, number));
-                let arguments = ["build", "-q", "-t", &name, path(&context)];
-                let mut command = env.command(arguments);
-                command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start slipway build")
-            })
-            .collect();
-        for build in builds {
-            let output = build.wait_with_output().expect("wait for slipway build");
-            assert!(output.status.success(), "{sharing}: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        for number in 0..2 {
-            let name = format!("{sharing}{number}");
-            let told = env.slipway(["run", "--rm", "--network=none", &name, "tree", "--version"]).success();
-            assert!(told.starts_with("tree v"), "{told}");
-        }
+    // One list of packages is enough.
+    let head =
+        "FROM debian:bookworm\nRUN rm -f /etc/apt/apt.conf.d/docker-clean && sed -i 2,\\$d /etc/apt/sources.list\n";
+    let dockerfiles = [0, 1].map(|number| format!("{head}ENV BUILD={number}\n{INSTALLING}"));
+    build_at_once(&env, &dockerfiles);
+    for name in ["app0", "app1"] {
+        let told = env.slipway(["run", "--rm", "--network=none", name, "tree", "--version"]).success();
+        assert!(told.starts_with("tree v"), "{told}");
     }
+    let context = env.context(
+        "after",
+        "FROM debian:bookworm\nRUN --mount=type=cache,target=/var/cache/apt [ \"$(sort /var/cache/apt/builds | xargs)\" = '0 1' ]\n",
+    );
+    env.slipway(["build", path(&context)]).success();
+}
+
+#[test]
+fn r4_builds_at_once_share_a_cache_wait_for_it_or_have_one_of_their_own() {
+    if !needs::root() {
+        return;
+    }
+    let env = TestEnv::with_busybox();
+    // Each stays in the step until the other has been there and has looked: both are in `meet` at once.
+    let meeting = |own: usize| {
+        let other = 1 - own;
+        format!(
+            "FROM busybox\nRUN --mount=type=cache,target=/meet --mount=type=cache,target=/own,sharing=private \
+             touch /meet/{own} /own/{own} && until [ -e /meet/{other} ]; do sleep 0.1; done && ls /own > /seen && \
+             touch /meet/seen{own} && until [ -e /meet/seen{other} ]; do sleep 0.1; done && [ $(cat /seen) = {own} ]\n"
+        )
+    };
+    build_at_once(&env, &[meeting(0), meeting(1)]);
+    let alone = |number: usize| {
+        format!(
+            "FROM busybox\nRUN --mount=type=cache,target=/locked,sharing=locked \
+             mkdir /locked/busy && sleep 0.2 && rmdir /locked/busy && echo {number} >> /locked/builds\n"
+        )
+    };
+    build_at_once(&env, &[alone(0), alone(1)]);
+    let after = "FROM busybox\nRUN --mount=type=cache,target=/locked [ $(wc -l < /locked/builds) = 2 ]\n";
+    let context = env.context("after", after);
+    env.slipway(["build", path(&context)]).success();
 }
