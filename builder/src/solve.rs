@@ -314,6 +314,8 @@ impl<'a> Solver<'a> {
             let made = self.step(step, results);
             drop(running);
             progress = self.lock();
+            // Under one lock with what it makes ready: a thread that sees nothing ready and nothing running goes.
+            progress.running -= 1;
             match made {
                 Ok(layers) => self.done(&mut progress, step, layers),
                 Err(error) => {
@@ -325,15 +327,13 @@ impl<'a> Solver<'a> {
         }
     }
 
-    /// Notes that a step is over, and that all is lost when it is because of a panic: nobody must wait for it.
-    fn over(&self) {
+    /// Notes that all is lost because a step panicked: nobody must wait for it.
+    fn give_up(&self) {
         let mut progress = self.lock();
         progress.running -= 1;
-        if std::thread::panicking() {
-            progress.failed.get_or_insert(BuildError::Cancelled);
-            self.workshop.cancel.cancel();
-            self.changed.notify_all();
-        }
+        progress.failed.get_or_insert(BuildError::Cancelled);
+        self.workshop.cancel.cancel();
+        self.changed.notify_all();
     }
 
     fn done(&self, progress: &mut Progress, step: StepIndex, layers: Layers) {
@@ -415,6 +415,8 @@ struct Running<'a>(&'a Solver<'a>);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.over();
+        if std::thread::panicking() {
+            self.0.give_up();
+        }
     }
 }
