@@ -142,6 +142,7 @@ class Arena:
 @contextlib.contextmanager
 def arena(slipway, prefix="bench"):
     """Starts the peers; their processes and folders end with the block."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # also then
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)))
         ready = Arena(slipway, folder)
