@@ -15,13 +15,13 @@ pub(crate) fn assemble(
     layers: &Layers,
 ) -> Result<BuiltImage, Fault> {
     let config_bytes = serde_json::to_vec(&config).expect("a config has text keys only");
-    // What is there already is not written again: a build that changes nothing writes nothing.
-    let config_digest = store.blobs().ensure(&config_bytes)?;
     let described = Descriptor::of(media_type::OCI_CONFIG, &config_bytes);
+    // Both at once: `build` waits for the disk at its end.
+    let config_digest = store.blobs().put_later(config_bytes)?;
     let manifest = Manifest::new(described, layers.stack.iter().map(|layer| oci_form(&layer.blob)).collect());
     let manifest_bytes = serde_json::to_vec(&manifest).expect("a manifest has text keys only");
-    store.blobs().ensure(&manifest_bytes)?;
     let descriptor = Descriptor::of(media_type::OCI_MANIFEST, &manifest_bytes);
+    store.blobs().put_later(manifest_bytes)?;
     Ok(BuiltImage { platform: platform.clone(), descriptor, config, config_digest })
 }
 

@@ -49,6 +49,18 @@ impl<'a> LayerSink<'a> {
         matches!(&self.state, State::Patch(patch) if patch.is_base_damaged())
     }
 
+    /// Returns the layer's digest and size; the disk gets it beside the steps that follow.
+    pub(crate) fn commit_later(self) -> Result<(Digest, u64), Fault> {
+        Ok(match self.state {
+            State::Whole(writer) => writer.commit_later()?,
+            State::Patch(patch) => patch.commit()?,
+            State::Start(start) => {
+                let size = start.len() as u64;
+                (self.blobs.put_later(start)?, size)
+            }
+        })
+    }
+
     /// Makes the layer visible, and returns its digest and size.
     pub(crate) fn commit(self) -> Result<(Digest, u64), Fault> {
         let (digest, size, _) = self.commit_marked()?;

@@ -59,6 +59,10 @@ pub fn build(
     loop {
         let (before, whole) = (lost(), removed());
         let built = attempt(request, store, executor, images, remote, events, cancel);
+        if built.is_err() {
+            // Steps that were done stay in the cache. Of what is wrong with the disk the build's own error tells.
+            let _ = store.settle();
+        }
         match &built {
             // The cache promised a layer that it could not give. Without that promise its step is done here.
             Err(error) if lost() > before && !cancel.is_cancelled() => {
@@ -175,6 +179,7 @@ fn attempt(
         }
         built.images.push(assemble(store, platform, config, layers).map_err(|fault| place.error(fault, None))?);
     }
+    store.settle().map_err(|error| place.error(error.into(), None))?;
     Ok(built)
 }
 

@@ -9,6 +9,7 @@ use oci::{Algorithm, Descriptor, Digest, Hasher};
 
 use crate::FileError;
 use crate::file_error::{During, found};
+use crate::later::{Job, Source};
 use crate::session::Home;
 
 mod marks;
@@ -75,6 +76,7 @@ impl Blobs {
     /// Opens a blob. The bytes are not verified here; one that is kept as a patch becomes a file first.
     pub fn open(&self, digest: &Digest) -> Result<Blob, BlobError> {
         self.home.pin(digest)?;
+        self.home.later().await_blob(digest);
         let path = self.path(digest);
         let open = || found(File::open(&path)).during("open", &path);
         let file = match open()? {
@@ -90,6 +92,7 @@ impl Blobs {
     /// Opens a blob for reading it once from start to end, and returns its size. The bytes are not verified here.
     pub fn stream(&self, digest: &Digest) -> Result<(Box<dyn Read + Send>, u64), BlobError> {
         self.home.pin(digest)?;
+        self.home.later().await_blob(digest);
         let path = self.path(digest);
         if found(fs::metadata(&path)).during("read", &path)?.is_none()
             && let Some((reader, size)) = self.patched(digest)?
@@ -135,10 +138,14 @@ impl Blobs {
     /// Stores bytes that are in memory, under their SHA-256, unless they are here, whole: then nothing is written.
     pub fn ensure(&self, bytes: &[u8]) -> Result<Digest, BlobError> {
         let digest = Digest::sha256(bytes);
-        match self.read(&digest, bytes.len() as u64) {
-            Ok(_) => Ok(digest),
-            // What is longer is replaced, as what is shorter is.
-            Err(BlobError::NotFound { .. } | BlobError::Damaged { .. } | BlobError::TooLarge { .. }) => self.put(bytes),
+        if self.is_whole(&digest, bytes.len() as u64)? { Ok(digest) } else { self.put(bytes) }
+    }
+
+    /// Tells whether a blob is here with all its bytes. What is longer is not it, as what is shorter is not.
+    fn is_whole(&self, digest: &Digest, size: u64) -> Result<bool, BlobError> {
+        match self.read(digest, size) {
+            Ok(_) => Ok(true),
+            Err(BlobError::NotFound { .. } | BlobError::Damaged { .. } | BlobError::TooLarge { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -155,9 +162,29 @@ impl Blobs {
         Ok(BlobError::Damaged { digest: digest.clone() })
     }
 
+    /// Stores bytes that are in memory as [`Blobs::ensure`] does, without waiting for the disk, as
+    /// [`BlobWriter::commit_later`] does.
+    pub fn put_later(&self, bytes: Vec<u8>) -> Result<Digest, BlobError> {
+        let digest = Digest::sha256(&bytes);
+        if !self.home.later().is_placing(&digest) && !self.is_whole(&digest, bytes.len() as u64)? {
+            self.home.pin(&digest)?;
+            let source = Source::Memory(self.clone(), bytes, self.home.begin());
+            self.home.later().submit(Job::Place { source, digest: digest.clone() });
+        }
+        Ok(digest)
+    }
+
+    /// Starts a blob and writes all of it.
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<BlobWriter, BlobError> {
+        let mut writer = self.begin()?;
+        writer.write_all(bytes).and_then(|()| writer.flush()).map_err(|error| writer.explain(error))?;
+        Ok(writer)
+    }
+
     /// Tells whether a blob is here.
     pub fn contains(&self, digest: &Digest) -> Result<bool, BlobError> {
-        Ok(self.size(digest)?.is_some())
+        self.home.pin(digest)?;
+        Ok(self.home.later().is_placing(digest) || self.size(digest)?.is_some())
     }
 
     /// Tells whether the content of a descriptor is here, with the size that it says.
@@ -168,6 +195,7 @@ impl Blobs {
     /// Returns how long a blob is, or `None` when it is not here.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
         self.home.pin(digest)?;
+        self.home.later().await_blob(digest);
         let path = self.path(digest);
         let there = found(fs::metadata(&path)).during("read", &path)?.filter(Metadata::is_file);
         there.map_or_else(|| Ok(self.patched_size(digest)?), |there| Ok(Some(there.len())))

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::FileError;
 use crate::blobs::names;
 use crate::file_error::{During, found};
+use crate::later::Job;
 use crate::session::Home;
 
 /// The build cache of a store.
@@ -52,6 +53,7 @@ impl BuildCache {
     /// Returns the record of a key, and notes that it was of use. A damaged record counts as none.
     pub fn get(&self, key: &Digest) -> Result<Option<Vec<u8>>, BuildCacheError> {
         let path = self.home.layout().cache_record(key);
+        self.home.later().await_record(&path);
         let Some(bytes) = found(fs::read(&path)).during("read", &path)? else { return Ok(None) };
         let Some((_, record)) = parse(key, &bytes) else { return Ok(None) };
         touch(&path);
@@ -60,12 +62,14 @@ impl BuildCache {
 
     /// Notes that a record was of use, and tells whether there is one.
     pub fn touch(&self, key: &Digest) -> bool {
-        touch(&self.home.layout().cache_record(key))
+        let path = self.home.layout().cache_record(key);
+        self.home.later().is_filing(&path) || touch(&path)
     }
 
     /// Returns the record of a key without noting that it was of use.
     pub fn peek(&self, key: &Digest) -> Result<Peeked, BuildCacheError> {
         let path = self.home.layout().cache_record(key);
+        self.home.later().await_record(&path);
         let Some(bytes) = found(fs::read(&path)).during("read", &path)? else { return Ok(Peeked::Missing) };
         Ok(match parse(key, &bytes) {
             Some((_, record)) => Peeked::Record(record.to_vec()),
@@ -84,8 +88,14 @@ impl BuildCache {
         bytes.extend_from_slice(format!("{}\n", digest(Algorithm::Sha256, key, &body)).as_bytes());
         bytes.append(&mut body);
         self.home.note_cached();
+        let path = self.home.layout().cache_record(key);
+        if self.home.later().holds_records_back() {
+            // It may name a blob that is not safe yet: then it comes after that.
+            self.home.later().submit(Job::File { home: self.home.clone(), path, bytes });
+            return Ok(());
+        }
         // Not synced: what a crash damages is noticed by its digest, and counts as a miss.
-        Ok(self.home.write_file(&self.home.layout().cache_record(key), &bytes, false)?)
+        Ok(self.home.write_file(&path, &bytes, false)?)
     }
 
     /// Tells whether anything was filed since the store was opened.

@@ -13,6 +13,7 @@
 //! | [`repositories`] | [`Repositories`]: what `slipway serve` knows beside the blobs |
 //! | [`collect`] | throwing away what nothing refers to |
 //! | [`session`] | who is at work in the store, and sweeping up after those who died |
+//! | `later.rs` | what is written and synced while a build goes on |
 //! | [`atomic_file`] | files that are there whole or not at all |
 //! | [`file_error`] | [`FileError`]: what went wrong with which path |
 //! | [`blocking`] | the one door from async code to all of this |
@@ -44,6 +45,7 @@ pub mod atomic_file;
 pub mod blocking;
 pub mod file_error;
 
+mod later;
 mod open;
 
 pub use blobs::{Blob, BlobError, BlobWriter, Blobs, Marks, PatchWriter};

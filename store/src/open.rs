@@ -10,7 +10,9 @@ use crate::atomic_file;
 use crate::file_error::{During, found};
 use crate::layout::VERSION;
 use crate::session::{Home, Keep};
-use crate::{Blobs, BuildCache, Builds, FileError, Images, Layers, Layout, Outlines, Repositories, Snapshots};
+use crate::{
+    BlobError, Blobs, BuildCache, Builds, FileError, Images, Layers, Layout, Outlines, Repositories, Snapshots,
+};
 
 /// Everything that is kept, below one folder. Clones are the same store.
 #[derive(Clone, Debug)]
@@ -49,6 +51,14 @@ pub enum OpenStoreError {
 }
 
 impl Store {
+    /// Waits until all is on the disk that was put there without waiting ([`BlobWriter::commit_later`] and the like), and
+    /// tells what of it failed. Whoever tells a user that something is kept calls this first.
+    ///
+    /// [`BlobWriter::commit_later`]: crate::BlobWriter::commit_later
+    pub fn settle(&self) -> Result<(), BlobError> {
+        self.parts.home.later().settle()
+    }
+
     /// Opens the store in a folder, making it when it is missing, and sweeps up after processes that died in it.
     pub fn open(home: &Path) -> Result<Self, OpenStoreError> {
         let home = std::path::absolute(home).map_err(|source| FileError::new("use", home, source))?;

@@ -17,6 +17,7 @@ use oci::Digest;
 use rustix::fs::FlockOperation;
 
 use crate::file_error::{During, found};
+use crate::later::{Job, Later};
 use crate::pins::Pins;
 use crate::{FileError, Layout, atomic_file};
 
@@ -41,6 +42,8 @@ pub struct Home {
     cached: AtomicBool,
     /// How many blobs were removed because they were damaged.
     damaged: AtomicU64,
+    /// What is done beside the caller's work.
+    later: Later,
 }
 
 /// How long an open store keeps what it pinned.
@@ -105,6 +108,7 @@ impl Home {
             pins: Pins::default(),
             cached: AtomicBool::new(false),
             damaged: AtomicU64::new(0),
+            later: Later::default(),
         };
         home.sweep()?;
         Ok(home)
@@ -169,6 +173,11 @@ impl Home {
         &self.layout
     }
 
+    /// Returns what is done beside the caller's work.
+    pub(crate) fn later(&self) -> &Later {
+        &self.later
+    }
+
     /// Begins work on something that nothing refers to yet, waiting for a collection of this process to end.
     pub(crate) fn begin(self: &Arc<Self>) -> Unfinished {
         let mut gate = self.gate();
@@ -220,6 +229,15 @@ impl Home {
         let trash = self.temporary('t')?;
         if found(fs::rename(path, &trash)).during("remove", path)?.is_some() {
             remove_tree(&trash).during("remove", path)?;
+        }
+        Ok(())
+    }
+
+    /// Moves a folder out of sight at once, and removes it beside the caller's work.
+    pub(crate) fn discard_later(self: &Arc<Self>, path: &Path) -> Result<(), FileError> {
+        let trash = self.temporary('t')?;
+        if found(fs::rename(path, &trash)).during("remove", path)?.is_some() {
+            self.later.submit(Job::Remove { home: self.clone(), path: trash });
         }
         Ok(())
     }

@@ -319,8 +319,7 @@ impl Active {
     /// more, and the layer's tar must be in the store, so that the snapshot can be made again from it.
     pub fn commit(mut self, diff_id: &DiffId) -> Result<Snapshot, SnapshotError> {
         for name in ["work", "scratch"] {
-            let folder = self.folder.join(name);
-            remove_tree(&folder).during("remove", &folder)?;
+            self.home.discard_later(&self.folder.join(name))?;
         }
         let files = self.folder.join("fs");
         fs::rename(self.upper(), &files).during("create", &files)?;

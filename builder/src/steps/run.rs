@@ -84,7 +84,7 @@ pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, 
     let mut sink = LayerSink::new(store.blobs(), &bench.workshop.cancel);
     let options = PackOptions { clamp_mtime: bench.workshop.epoch, ..PackOptions::default() };
     layer::write_diff(&active.upper(), &tree, &mut sink, &options)?;
-    let (digest, size) = sink.commit()?;
+    let (digest, size) = sink.commit_later()?;
     if let Some(epoch) = bench.workshop.epoch {
         // Later steps see the times that the layer has, not those of this very run.
         clamp_times(&active.upper(), &tree, epoch)

@@ -22,6 +22,7 @@ use super::{BlobError, hash_file};
 use crate::FileError;
 use crate::atomic_file::{self, place};
 use crate::file_error::{During, found};
+use crate::later::{Job, Source};
 use crate::session::{Home, Unfinished};
 
 mod buffer;
@@ -166,6 +167,40 @@ impl BlobWriter {
             self.placed = true;
         }
         Ok((digest, self.written, marks))
+    }
+
+    /// Returns the digest and the size at once, and makes the blob visible, and safe from a crash of the machine, beside
+    /// whatever the caller does next: [`Store::settle`](crate::Store::settle) waits for that.
+    ///
+    /// This process finds the blob as if it was there already.
+    pub fn commit_later(mut self) -> Result<(Digest, u64), BlobError> {
+        self.write_out().map_err(|error| self.explain(error))?;
+        let (digest, _) = self.digest(None).map_err(|error| self.explain(error))?;
+        let (home, written) = (self.home.clone(), self.written);
+        home.pin(&digest)?;
+        home.later().submit(Job::Place { source: Source::File(self), digest: digest.clone() });
+        Ok((digest, written))
+    }
+
+    /// Makes the bytes survive a crash of the machine.
+    pub(crate) fn sync(&self) -> Result<(), BlobError> {
+        Ok(self.file.sync_data().during("write", &self.path)?)
+    }
+
+    /// Makes a synced blob visible, unless it is; returns the folder that is to be synced now.
+    pub(crate) fn place_synced(mut self, digest: &Digest) -> Result<Option<PathBuf>, BlobError> {
+        let path = self.home.layout().blob(digest);
+        let there = found(fs::metadata(&path)).during("read", &path)?;
+        if there.is_some_and(|there| there.is_file() && there.len() == self.written) {
+            self.discard();
+        } else {
+            if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+                atomic_file::make_folders(folder, true)?;
+            }
+            place(&self.path, &path, false)?;
+            self.placed = true;
+        }
+        Ok(path.parent().map(PathBuf::from))
     }
 
     /// Throws the bytes away, also those of a resumable download.
