@@ -164,10 +164,11 @@ fn g12_nothing_of_a_repository_runs_here() {
 }
 
 /// Answers requests that have the header `wanted` with the references of a repository, and others with 401, until it has
-/// seen one that has it. Returns its address, and then the command lines of all processes that lived meanwhile.
+/// seen one that has it. Returns its address, and then the command lines of the processes that were called with it.
 fn guarded_repository(wanted: String) -> (String, std::thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
+    let place = address.clone();
     let seen = std::thread::spawn(move || {
         let mut seen = String::new();
         for stream in listener.incoming().flatten() {
@@ -177,8 +178,10 @@ fn guarded_repository(wanted: String) -> (String, std::thread::JoinHandle<String
             // Whoever asked waits, so it is among them.
             for process in std::fs::read_dir("/proc").unwrap().flatten() {
                 let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-                seen.push_str(&String::from_utf8_lossy(&line).replace('\0', " "));
-                seen.push('\n');
+                let line = String::from_utf8_lossy(&line).replace('\0', " ");
+                if line.contains(&place) {
+                    seen.push_str(&format!("{line}\n"));
+                }
             }
             let body = format!("{}\trefs/heads/main\n", "a".repeat(40));
             let (status, body) = if is_known { ("200 OK", body.as_str()) } else { ("401 Unauthorized", "") };
