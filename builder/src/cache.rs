@@ -1,5 +1,7 @@
 //! The build cache: what a step made, filed under its key, with notes of what the key was made of.
 
+use std::io::Write;
+
 use oci::{Descriptor, DiffId, Digest, media_type};
 use serde::{Deserialize, Serialize};
 use store::{Keeps, Peeked, Store};
@@ -73,7 +75,8 @@ pub(crate) fn get(store: &Store, key: &CacheKey) -> Result<Option<Record>, Fault
     Ok(store.blobs().has(&record.descriptor())?.then_some(record))
 }
 
-/// Files what a key's step made on top of the layers `below`, with notes, and the list of files that they speak of.
+/// Files what a key's step made on top of the layers `below`, with notes, and the list of files that they speak of unless it
+/// is filed already.
 pub(crate) fn put(
     store: &Store,
     key: &CacheKey,
@@ -84,11 +87,14 @@ pub(crate) fn put(
     let mut bytes = serde_json::to_vec(record).expect("a record is plain text and numbers");
     bytes.push(b'\n');
     if let Some((notes, files)) = notes {
-        let notes = Notes { files: files.map(Digest::sha256), ..notes.clone() };
-        serde_json::to_writer(&mut bytes, &notes).expect("notes are plain text");
+        let mut notes = notes.clone();
         if let Some(files) = files {
-            store.build_cache().put_list(&key.0, files)?;
+            let write = |list: &mut dyn Write| {
+                list.write_all(files).map_err(|error| Fault::because("cannot write the list of a step's files", &error))
+            };
+            notes.files = Some(store.build_cache().put_list(&key.0, write)?);
         }
+        serde_json::to_writer(&mut bytes, &notes).expect("notes are plain text");
     }
     Ok(store.build_cache().put(&key.0, &bytes, &keeps(below, record))?)
 }

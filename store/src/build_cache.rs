@@ -1,6 +1,7 @@
 //! [`BuildCache`]: small records that the builder finds again by key.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
 use oci::{Algorithm, ChainId, DiffId, Digest, Hasher};
@@ -103,9 +104,28 @@ impl BuildCache {
         self.home.has_cached()
     }
 
-    /// Files what is too long for a record, and is asked for only by people, beside the record of a key.
-    pub fn put_list(&self, key: &Digest, bytes: &[u8]) -> Result<(), BuildCacheError> {
-        Ok(self.home.write_file(&self.home.layout().cache_list(key), bytes, false)?)
+    /// Files what is too long for a record, and is asked for only by people, beside the record of a key. `write` is given
+    /// where its bytes go; returns their digest.
+    pub fn put_list<E: From<BuildCacheError>>(
+        &self,
+        key: &Digest,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+    ) -> Result<Digest, E> {
+        let path = self.home.layout().cache_list(key);
+        let mut digest = None;
+        let streamed = self.home.stream_file(&path, false, |file| {
+            let hashing = HashingWriter { file, hasher: Hasher::new(Algorithm::Sha256) };
+            let mut buffered = BufWriter::with_capacity(64 << 10, hashing);
+            write(&mut buffered).map_err(ListError::Write)?;
+            let hashing = buffered.into_inner().map_err(io::IntoInnerError::into_error).during("write", &path)?;
+            digest = Some(hashing.hasher.finish());
+            Ok(())
+        });
+        match streamed {
+            Ok(()) => Ok(digest.expect("what was written was hashed")),
+            Err(ListError::File(error)) => Err(BuildCacheError::from(error).into()),
+            Err(ListError::Write(error)) => Err(error),
+        }
     }
 
     /// Returns what [`put_list`](Self::put_list) filed, as it is on the disk: nothing says that it is whole.
@@ -187,6 +207,36 @@ impl BuildCache {
     }
 }
 
+/// Why a list was not filed: because of where it goes, or of where its bytes come from.
+enum ListError<E> {
+    File(FileError),
+    Write(E),
+}
+
+impl<E> From<FileError> for ListError<E> {
+    fn from(error: FileError) -> Self {
+        Self::File(error)
+    }
+}
+
+/// Hashes what is written to a file.
+struct HashingWriter<'a> {
+    file: &'a mut File,
+    hasher: Hasher,
+}
+
+impl Write for HashingWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// What [`BuildCache::peek`] saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peeked {
@@ -247,7 +297,12 @@ mod tests {
         cache.put(&key, b"new\n\xff", &keeps).expect("replaced");
         assert_eq!(cache.get(&key).expect("looked").as_deref(), Some(b"new\n\xff".as_slice()));
         assert_eq!(cache.kept().expect("listed"), [keeps]);
-        cache.put_list(&key, b"list").expect("put");
+        let list = |out: &mut dyn Write| -> Result<(), BuildCacheError> {
+            out.write_all(b"list").expect("written");
+            Ok(())
+        };
+        assert_eq!(cache.put_list(&key, list).expect("put"), Digest::sha256(b"list"));
+        assert_eq!(cache.list(&key).expect("looked").as_deref(), Some(b"list".as_slice()));
         assert_eq!(cache.keys().expect("listed"), std::slice::from_ref(&key), "a list is no record");
 
         let path = store.layout().cache_record(&key);

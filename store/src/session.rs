@@ -210,13 +210,26 @@ impl Home {
 
     /// Writes a small file that is there whole or not at all; with `durable`, also after a crash of the machine.
     pub(crate) fn write_file(&self, path: &Path, bytes: &[u8], durable: bool) -> Result<(), FileError> {
+        self.stream_file(path, durable, |file| io::Write::write_all(file, bytes).during("write", path))
+    }
+
+    /// Does the same with a file whose bytes come one after another.
+    pub(crate) fn stream_file<E: From<FileError>>(
+        &self,
+        path: &Path,
+        durable: bool,
+        write: impl FnOnce(&mut File) -> Result<(), E>,
+    ) -> Result<(), E> {
         let temporary = self.temporary('f')?;
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary);
         let mut file = file.during("create", &temporary)?;
-        let written = io::Write::write_all(&mut file, bytes)
-            .and_then(|()| if durable { file.sync_data() } else { Ok(()) })
-            .during("write", path);
-        let placed = written.and_then(|()| atomic_file::place(&temporary, path, durable));
+        let written = write(&mut file).and_then(|()| {
+            if durable {
+                file.sync_data().during("write", path)?;
+            }
+            Ok(())
+        });
+        let placed = written.and_then(|()| Ok(atomic_file::place(&temporary, path, durable)?));
         if placed.is_err() {
             // The session's end removes it if this does not.
             let _ = fs::remove_file(&temporary);

@@ -12,7 +12,7 @@ use layer::{Entry, EntryKind, Node, Timestamp, tar};
 use oci::Digest;
 
 use super::index::Stat;
-use super::outline::{Identity, Outline, Place};
+use super::outline::{Found, Identity, Outline, Place};
 use super::path::{self, lossy};
 use super::source::SourceTree;
 use super::view::{View, step};
@@ -201,7 +201,7 @@ impl Changes {
 
     /// Finds what was settled in an earlier layer, each change in order; `None` when that is so little that the layer is
     /// better written whole.
-    pub(crate) fn find_in(&self, outline: &Outline) -> Option<Vec<Option<Place>>> {
+    pub(crate) fn find_in(&self, outline: &Outline) -> Option<Vec<Option<Found>>> {
         let (mut all, mut fresh) = (0_u64, 0_u64);
         let mut places = Vec::with_capacity(self.changes.len());
         for (path, change) in &self.changes {
@@ -220,12 +220,15 @@ impl Changes {
     pub(crate) fn write<S: Sink>(
         &self,
         sink: &mut S,
-        outline: Option<(&Outline, &[Option<Place>])>,
+        outline: Option<(&Outline, &[Option<Found>])>,
         cancel: &Cancel,
     ) -> Result<Written, StepError> {
         let (outline, places) = outline.unzip();
         let mut places = places.unwrap_or_default().iter();
-        let written = Written { headers: Some(Vec::new()), places: Vec::new() };
+        // A few more come for the folders above.
+        let room = if outline.is_none() { self.changes.len() + 16 } else { 0 };
+        let headers = (self.changes.len() <= MAX_HEADERS).then(Vec::new);
+        let written = Written { headers, places: Vec::with_capacity(room) };
         let mut writer = LayerWriter { tar: tar::Writer::new(sink), outline, cancel, written };
         let mut parents = BTreeSet::new();
         for (path, change) in &self.changes {
@@ -236,8 +239,8 @@ impl Changes {
             if change.entry.kind == EntryKind::Directory {
                 parents.insert(path.as_slice());
             }
-            match places.next() {
-                Some(Some(place)) => writer.keep(change.named(path), *place)?,
+            match (outline, places.next()) {
+                (Some(outline), Some(Some(found))) => writer.keep(change.named(path), outline.place(*found))?,
                 _ => writer.append(change.named(path), &change.data)?,
             }
             if change.opaque {
@@ -342,9 +345,9 @@ impl<S: Sink> LayerWriter<'_, S> {
     /// Writes an entry, or takes it from the earlier layer when it has none of its own bytes and lies there.
     fn append(&mut self, entry: Entry, data: &Data) -> Result<(), StepError> {
         if let (Some(outline), Data::None) = (self.outline, data)
-            && let Some(place) = outline.find(Identity::of(&entry, None))
+            && let Some(found) = outline.find(Identity::of(&entry, None))
         {
-            return self.keep(entry, place);
+            return self.keep(entry, outline.place(found));
         }
         let start = self.tar.position();
         let known = data.known_digest();

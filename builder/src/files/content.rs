@@ -1,6 +1,8 @@
 //! What of a source decides the result of a step, for its cache key (`builder.md`, K5 and K6): modes, links and bytes,
 //! not times.
 
+use std::io::Write;
+
 use layer::{Node, NodeKind};
 use oci::Digest;
 
@@ -8,7 +10,7 @@ use super::copy::Collected;
 use super::source::SourceTree;
 use crate::cache_key::KeyWriter;
 use crate::cancel::Cancel;
-use crate::fault::StepError;
+use crate::fault::{Fault, StepError};
 
 /// Writes what was collected into a key, reading the files of which no digest is known.
 pub(crate) fn write(
@@ -49,7 +51,7 @@ pub(crate) fn write_root(
 
 /// Lists what was collected, for telling later which file made a difference: mode, what it is, and path, each file on a
 /// line. Files of which no digest is known are left out.
-pub(crate) fn list(lines: &mut Vec<u8>, source: &SourceTree, collected: &[Collected]) -> Result<(), StepError> {
+pub(crate) fn list(lines: &mut dyn Write, source: &SourceTree, collected: &[Collected]) -> Result<(), StepError> {
     for found in collected {
         if found.root.kind != NodeKind::Directory {
             list_node(lines, source, &found.root)?;
@@ -61,8 +63,7 @@ pub(crate) fn list(lines: &mut Vec<u8>, source: &SourceTree, collected: &[Collec
     Ok(())
 }
 
-fn list_node(lines: &mut Vec<u8>, source: &SourceTree, node: &Node) -> Result<(), StepError> {
-    use std::io::Write;
+fn list_node(lines: &mut dyn Write, source: &SourceTree, node: &Node) -> Result<(), StepError> {
     let (what, text) = match node.kind {
         NodeKind::File => match source.known_digest(node) {
             Some(digest) => ("file", digest.hex().to_owned()),
@@ -76,11 +77,11 @@ fn list_node(lines: &mut Vec<u8>, source: &SourceTree, node: &Node) -> Result<()
     };
     let entry = source.entry(node)?;
     let mode = if node.kind == NodeKind::Symlink { 0 } else { entry.mode };
-    let _ = write!(lines, "{mode:o} {}:{} {what}:{text} ", entry.uid, entry.gid);
     // A path may hold anything but a zero.
-    lines.extend_from_slice(&node.path);
-    lines.push(0);
-    Ok(())
+    write!(lines, "{mode:o} {}:{} {what}:{text} ", entry.uid, entry.gid)
+        .and_then(|()| lines.write_all(&node.path))
+        .and_then(|()| lines.write_all(&[0]))
+        .map_err(|error| Fault::because("cannot write the list of a step's files", &error).into())
 }
 
 /// Tells whether the digests of all files are known, so that writing the key costs nothing.

@@ -65,10 +65,17 @@ pub(crate) struct Outline {
     pub(crate) base: Digest,
     /// What is needed to hash a tar that is like it.
     pub(crate) marks: Marks,
-    // Invariant: sorted by identity.
-    places: Vec<Place>,
+    // Invariant: whole places as they are kept, sorted by identity, from `HEAD` on. They stay as bytes: with many files
+    // they are what takes memory.
+    bytes: Vec<u8>,
 }
 
+/// A place of an outline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found(u32);
+
+/// How many bytes the blob has, and how many places there are.
+const HEAD: usize = 8 + 8;
 const PLACE: usize = 16 + 8 + 8;
 /// Layers of fewer bytes are as quickly written afresh.
 const MIN_SIZE: u64 = 1 << 20;
@@ -77,20 +84,17 @@ impl Outline {
     /// Finds the outline of the last layer of a kind; none when it is gone or damaged.
     pub(crate) fn load(store: &Store, key: &CacheKey) -> Result<Option<Self>, Fault> {
         let Some((base, bytes)) = store.outlines().get(&key.0)? else { return Ok(None) };
-        Ok(Self::parse(base, &bytes))
+        Ok(Self::parse(base, bytes))
     }
 
-    fn parse(base: Digest, bytes: &[u8]) -> Option<Self> {
-        let number = |bytes: &[u8]| Some(u64::from_le_bytes(bytes.try_into().ok()?));
-        let (head, rest) = bytes.split_at_checked(16)?;
-        let (size, count) = (number(&head[..8])?, usize::try_from(number(&head[8..])?).ok()?);
-        let (places, marks) = rest.split_at_checked(count.checked_mul(PLACE)?)?;
-        let place = |place: &[u8]| {
-            let identity = Identity(place[..16].try_into().ok()?);
-            Some(Place { identity, start: number(&place[16..24])?, length: number(&place[24..])? })
-        };
-        let places = places.chunks_exact(PLACE).map(place).collect::<Option<_>>()?;
-        Some(Self { base, marks: Marks::parse(marks, size)?, places })
+    fn parse(base: Digest, mut bytes: Vec<u8>) -> Option<Self> {
+        let (head, rest) = bytes.split_at_checked(HEAD)?;
+        let (size, count) = (number(&head[..8]), u32::try_from(number(&head[8..])).ok()?);
+        let length = (count as usize).checked_mul(PLACE)?;
+        let (_, marks) = rest.split_at_checked(length)?;
+        let marks = Marks::parse(marks, size)?;
+        bytes.truncate(HEAD + length);
+        Some(Self { base, marks, bytes })
     }
 
     /// Keeps the outline of a layer, if it is of any use.
@@ -105,7 +109,7 @@ impl Outline {
             return Ok(());
         }
         places.sort_unstable_by_key(|place| place.identity);
-        let mut bytes = Vec::with_capacity(16 + places.len() * PLACE);
+        let mut bytes = Vec::with_capacity(HEAD + places.len() * PLACE);
         bytes.extend_from_slice(&size.to_le_bytes());
         bytes.extend_from_slice(&(places.len() as u64).to_le_bytes());
         for Place { identity, start, length } in &places {
@@ -118,10 +122,22 @@ impl Outline {
     }
 
     /// Finds an entry.
-    pub(crate) fn find(&self, identity: Identity) -> Option<Place> {
-        let at = self.places.binary_search_by_key(&identity, |place| place.identity).ok()?;
-        Some(self.places[at])
+    pub(crate) fn find(&self, identity: Identity) -> Option<Found> {
+        let places = self.bytes[HEAD..].as_chunks::<PLACE>().0;
+        let at = places.binary_search_by(|place| place[..16].cmp(&identity.0)).ok()?;
+        u32::try_from(at).ok().map(Found)
     }
+
+    /// Returns where in the layer is what was found.
+    pub(crate) fn place(&self, found: Found) -> Place {
+        let place = &self.bytes[HEAD..].as_chunks::<PLACE>().0[found.0 as usize];
+        let identity = Identity(place[..16].try_into().expect("16 bytes"));
+        Place { identity, start: number(&place[16..24]), length: number(&place[24..]) }
+    }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().expect("8 bytes"))
 }
 
 #[cfg(test)]

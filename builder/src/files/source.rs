@@ -31,7 +31,7 @@ impl Seen {
 }
 
 /// What makes one content of one file, as far as the kernel tells.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) dev: u64,
     pub(crate) ino: u64,
@@ -278,7 +278,7 @@ impl SourceTree {
 
     /// Remembers the digest of a file's bytes.
     pub(crate) fn remember(&self, node: &Node, digest: Digest) {
-        self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(Stamp::of(node), &digest);
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(&Stamp::of(node), &digest);
     }
 
     /// Returns the digest of a file's bytes, reading them if it must.

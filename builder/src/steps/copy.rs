@@ -3,6 +3,7 @@
 //! Nothing is mounted and nothing is unpacked but what is copied from. The cache is asked twice: first by where the files
 //! come from, when that is a stage that is known not to have changed; then by what they hold.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use layer::NodeKind;
@@ -19,7 +20,7 @@ use crate::fault::{Fault, StepError};
 use crate::files::changes::{Changes, Times, Written};
 use crate::files::content;
 use crate::files::copy::{self, Collected, Manner};
-use crate::files::outline::{Outline, Place};
+use crate::files::outline::{Found, Outline};
 use crate::files::path::lossy;
 use crate::files::source::SourceTree;
 use crate::files::unpack::{self, Archive};
@@ -92,13 +93,19 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     if let Some(headers) = written.headers {
         layers.set_index(headers);
     }
-    let mut files = Vec::new();
-    for walked in &walked {
-        content::list(&mut files, &walked.tree, &walked.found)?;
-    }
     bench.note_parent(&mut notes, operation.base);
-    bench.missed(&key, &notes, Some(&files));
-    bench.keep(&key, base, &record, Some((&notes, Some(&files))))?;
+    let list =
+        |lines: &mut dyn Write| walked.iter().try_for_each(|walked| content::list(lines, &walked.tree, &walked.found));
+    if bench.workshop.explainer.is_some() {
+        let mut files = Vec::new();
+        list(&mut files)?;
+        bench.missed(&key, &notes, Some(&files));
+    }
+    // Straight to the disk: with many files it is long.
+    if !bench.workshop.request.isolated {
+        notes.files = Some(bench.workshop.store.build_cache().put_list(&key.0, list)?);
+    }
+    bench.keep(&key, base, &record, Some((&notes, None)))?;
     if let Some(quick) = &quick {
         bench.keep(quick, base, &record, None)?;
     }
@@ -180,7 +187,7 @@ fn write_layer(
 fn write_patch(
     changes: &Changes,
     outline: &Outline,
-    places: &[Option<Place>],
+    places: &[Option<Found>],
     bench: &Bench<'_>,
 ) -> Result<Option<(Written, Digest, u64)>, StepError> {
     let Workshop { store, cancel, .. } = bench.workshop;
