@@ -164,3 +164,49 @@ fn an_isolated_build_neither_takes_nor_leaves_anything() {
     assert_eq!(first.digest(), again.digest());
     assert!(world.leftovers().is_empty());
 }
+
+#[test]
+fn row_1_12_an_epoch_is_the_time_of_all_that_is_new_and_of_nothing_below() {
+    let dockerfile = "FROM base\nCOPY a /c/a\nRUN write x X\nWORKDIR /w\nLABEL l=1\n";
+    for (given, global, expected) in [
+        (Some("0"), "", Some(0)),
+        (Some("5"), "", Some(5)),
+        (Some("5"), "ARG SOURCE_DATE_EPOCH=7\n", Some(5)),
+        (None, "ARG SOURCE_DATE_EPOCH=7\n", Some(7)),
+        (None, "ARG SOURCE_DATE_EPOCH\n", None),
+        (Some(""), "", None),
+        (None, "", None),
+    ] {
+        let world = World::new();
+        world.lay("a", "A");
+        let mut request = world.request(&format!("{global}{dockerfile}"));
+        request.build_args.extend(given.map(|given| ("SOURCE_DATE_EPOCH".to_owned(), given.to_owned())));
+        let image = world.build_request(&request);
+        let config = image.config();
+        let seconds = |text: &Option<String>| -> i64 {
+            text.as_deref().expect("a time").parse::<jiff::Timestamp>().expect("valid").as_second()
+        };
+        // The first line is that of the base image.
+        let history: Vec<i64> = config.history[1..].iter().map(|line| seconds(&line.created)).collect();
+        assert_ne!(Some(seconds(&config.history[0].created)), expected, "{given:?} {global}");
+        let what = format!("{given:?} {global}");
+        match expected {
+            Some(epoch) => {
+                assert_eq!(seconds(&config.created), epoch, "{what}");
+                assert!(history.iter().all(|created| *created == epoch), "{what}: {history:?}");
+                assert!(newest(&image) <= epoch, "{what}");
+            }
+            None => {
+                assert_eq!(seconds(&config.created), super::NOW, "{what}");
+                assert!(newest(&image) > 7, "{what}");
+            }
+        }
+    }
+    let world = World::new();
+    for wrong in ["x", "1.5", "99999999999999999999"] {
+        let mut request = world.request("FROM base\nRUN x\n");
+        request.build_args.insert("SOURCE_DATE_EPOCH".into(), wrong.into());
+        let error = world.try_build(&request).0.map(|_| ()).expect_err("refused").render(false);
+        assert!(error.contains(&format!("invalid SOURCE_DATE_EPOCH: {wrong}")), "{error}");
+    }
+}
