@@ -378,7 +378,7 @@ fn place(build: &BuildRecord, step: &StepRecord) -> Option<(f64, f64)> {
     let whole = build.seconds.max(1e-6);
     let ended = step.ended.unwrap_or(build.seconds);
     let x = (started / whole * 100.0).clamp(0.0, 100.0 - SHORTEST);
-    Some((x, ((ended - started) / whole * 100.0).clamp(SHORTEST, 100.0 - x)))
+    Some((x, ((ended - started) / whole * 100.0).clamp(SHORTEST, (100.0 - x).max(SHORTEST))))
 }
 
 /// Returns the class of a step and the word for it.
