@@ -1,4 +1,4 @@
-//! Questions about a Dockerfile that are answered without a build: [`check`], [`outline`] and [`targets`].
+//! Questions about a Dockerfile that are answered without a build: [`check()`], [`outline()`] and [`targets`].
 
 use oci::Platform;
 

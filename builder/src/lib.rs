@@ -12,7 +12,7 @@
 //! | [`materials`] | [`Materials`]: what a build took from elsewhere |
 //! | [`events`] | [`BuildEvents`]: what a build tells while it goes on |
 //! | [`cancel`] | [`Cancel`]: how a build is stopped |
-//! | [`check`], [`outline`] | questions about a Dockerfile that are answered without a build |
+//! | [`mod@check`], [`mod@outline`] | questions about a Dockerfile that are answered without a build |
 //! | `lint`, `place` | which findings are told; from a fault to an error with its lines |
 //! | `plan` | the stages, and finding one by what the user calls it |
 //! | `evaluate`, `image_state` | instructions to steps and image configs: variables, images, triggers |

@@ -9,12 +9,12 @@ use store::Image;
 use crate::image_source::{cancelled, lookup};
 use crate::{Cancel, Engine};
 
-/// Checks a Dockerfile; see [`builder::check`].
+/// Checks a Dockerfile; see [`builder::check()`].
 pub async fn check(engine: &Engine, request: BuildRequest, cancel: &Cancel) -> Checked {
     ask(engine, cancel, move |images| builder::check(&request, images)).await
 }
 
-/// Tells what a target can be given; see [`builder::outline`].
+/// Tells what a target can be given; see [`builder::outline()`].
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! A past build as a page for a browser: a bar per step in lanes by stage, each with its log, its cache verdict and the
 //! files of its layer.
 //!
-//! The page needs nothing but itself. All text of a build is escaped where it is written ([`Page::text`]), and the page's
+//! The page needs nothing but itself. All text of a build is escaped where it is written (`Page::text`), and the page's
 //! policy lets only its own script and style run: a log is text, whatever it says.
 
 use std::collections::BTreeMap;

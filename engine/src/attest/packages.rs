@@ -1,4 +1,4 @@
-//! [`find`]: which packages an image's files tell of: deb and apk databases, and lock files of languages.
+//! `find`: which packages an image's files tell of: deb and apk databases, and lock files of languages.
 //!
 //! rpm's databases (Berkeley DB, ndb, SQLite) are not read; that one is there is noted instead. Files are hostile: every
 //! size and count is bounded, and what cannot be read is noted and left out.
