@@ -127,6 +127,8 @@ pub enum ManifestError {
     MediaTypeMismatch { inside: String, outside: String },
     #[error("manifest media type `{media_type}` is not one of OCI's or Docker's")]
     UnknownMediaType { media_type: String },
+    #[error("manifest is called `{media_type}`, an index, and has `config` or `layers`, as an image has")]
+    OtherShape { media_type: String },
     #[error("manifest has `manifests` as well as `config` or `layers`, so readers could disagree on what it is")]
     Ambiguous,
 }
@@ -165,6 +167,9 @@ impl Parsed {
             Some(text) => return Err(ManifestError::UnknownMediaType { media_type: text.into() }),
             None => shape.has_manifests,
         };
+        if index && (shape.has_config || shape.has_layers) {
+            return Err(ManifestError::OtherShape { media_type: media_type.unwrap_or_default().into() });
+        }
         if index {
             serde_json::from_slice(bytes).map(Parsed::Index).map_err(ManifestError::Json)
         } else {
@@ -401,6 +406,8 @@ mod tests {
             media_type::OCI_MANIFEST
         );
         assert!(matches!(parse(&lie, Some(media_type::OCI_INDEX)), Err(ManifestError::MediaTypeMismatch { .. })));
+        let image = format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[]}}"#);
+        assert!(matches!(parse(&image, Some(media_type::OCI_INDEX)), Err(ManifestError::OtherShape { .. })));
     }
 
     #[test]
