@@ -12,6 +12,7 @@
 mod http;
 mod support;
 
+mod bad_input;
 mod content_discovery;
 mod content_management;
 mod ours;

@@ -311,3 +311,23 @@ fn repositories_are_listed_once_they_have_a_manifest() {
     let names = get("/v2/_catalog").json()["repositories"].to_string();
     assert!(!names.contains("blob-only"));
 }
+
+#[test]
+fn warnings_say_what_is_allowed_and_perhaps_not_meant() {
+    if !is_ours() {
+        return;
+    }
+    let name = "ours/warnings";
+    let bytes = written(&image(name, "child"));
+    put_manifest(name, "child", IMAGE, &bytes).expect(201);
+    let (here, absent) = (oci::Descriptor::of(IMAGE, &bytes), oci::Descriptor::of(IMAGE, b"not here"));
+    let index = |children: &[&oci::Descriptor]| written(&oci::Index::new(children.iter().copied().cloned().collect()));
+    let answer = put_manifest(name, "whole", INDEX, &index(&[&here])).expect(201);
+    assert_eq!(answer.header("warning"), None);
+    let answer = put_manifest(name, "sparse", INDEX, &index(&[&here, &absent])).expect(201);
+    let warning = answer.header("warning").expect("a warning");
+    assert!(warning.starts_with("299 - \"") && warning.contains(&absent.digest.to_string()), "{warning}");
+    let fallback = format!("sha256-{}", here.digest.hex());
+    let answer = put_manifest(name, &fallback, INDEX, &index(&[&here])).expect(201);
+    assert!(answer.header("warning").is_some_and(|text| text.contains("referrers")));
+}
