@@ -64,3 +64,20 @@ fn it_takes_as_many_open_files_as_it_may() {
     let [soft, hard] = [3, 4].map(|column| files.split_whitespace().nth(column).unwrap());
     assert!(soft == hard && soft != "64", "{files}");
 }
+
+#[test]
+fn settings_that_cannot_be_are_named() {
+    let env = TestEnv::new();
+    let root = env.path("root");
+    let serve = |flags: &[&str]| {
+        let mut all = vec!["serve", "--addr", "127.0.0.1:0", "--root", path(&root)];
+        all.extend(flags);
+        env.slipway(all)
+    };
+    let stderr = serve(&["--trusted-proxies", "10.0.0.0/8,nonsense"]).failure(1);
+    assert!(stderr.contains("`nonsense`") && stderr.contains("hint:"), "{stderr}");
+    let stderr = serve(&["--tls-cert", "no-such-file", "--tls-key", "no-such-file"]).failure(1);
+    assert!(stderr.contains("`no-such-file`") && stderr.contains("No such file"), "{stderr}");
+    let stderr = serve(&["--tls-cert", "cert"]).failure(2);
+    assert!(stderr.contains("--tls-key"), "{stderr}");
+}

@@ -2,24 +2,34 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use anyhow::Context;
 use engine::Store;
 use engine::ops::serve::serve;
-use registry::server::ServeEvent;
+use registry::server::{Events, IpNet, ServeError, ServeEvent, ServeOptions, TlsError, TlsFiles};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
 use crate::session::Session;
 use crate::terminal;
+use crate::units::parse_size;
 
 const EXAMPLES: &str = "\
 Examples:
   slipway serve                                     On 127.0.0.1:5000, out of the home folder
   slipway serve --addr 0.0.0.0:5000 --root /srv/registry
   slipway serve --addr 127.0.0.1:0                  On a port that is free; it is printed
+  slipway serve --tls-cert cert.pem --tls-key key.pem
+  slipway serve --trusted-proxies 10.0.0.0/8        Behind a proxy that says by which name it is reached
+  slipway serve --sparse                            What mirrors push, and all that the conformance suite asks for
 
-Ends on Ctrl-C or SIGTERM, once the requests under way are answered.";
+GET /healthz and /livez answer while the server lives, /readyz while its storage works too.
+HTTP/1.1 and HTTP/2 are spoken, the latter without TLS too. A certificate that is renewed is used at once; SIGHUP
+makes sure. Ends on Ctrl-C or SIGTERM, once the requests under way are answered.";
 
 /// Serve images as a registry
 #[derive(Debug, clap::Args)]
@@ -30,7 +40,22 @@ pub(crate) struct Args {
     addr: String,
     /// Folder that holds the registry's images [default: the home folder]
     #[arg(long, value_name = "DIR")]
-    root: Option<std::path::PathBuf>,
+    root: Option<PathBuf>,
+    /// Speak TLS with this certificate, and those that lead to its root, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Believe X-Forwarded-Proto, -Host, -Port and -Prefix of these networks
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    trusted_proxies: Vec<String>,
+    /// Take images whose config or layers are not here
+    #[arg(long)]
+    sparse: bool,
+    /// The longest manifest that is taken
+    #[arg(long, value_name = "BYTES", default_value = "4MiB", value_parser = parse_size)]
+    max_manifest: u64,
     /// Print a line for each request
     #[arg(short, long)]
     verbose: bool,
@@ -39,15 +64,47 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let mut addresses = args.addr.to_socket_addrs().map_err(|error| explain(error, &args.addr))?;
     let addr = addresses.next().ok_or_else(|| anyhow::anyhow!("`{}` is no address to listen on", args.addr))?;
+    let trusted = args.trusted_proxies.iter().map(|text| network(text)).collect::<Result<Vec<_>, _>>()?;
     let root = match args.root {
         Some(root) => root,
         None => session.home()?,
     };
-    let store = Store::open(&root)?;
+    let mut options = ServeOptions::new(Store::open(&root)?, addr);
     let verbose = args.verbose;
+    options.tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key });
+    options.trusted_proxies = trusted;
+    options.sparse = args.sparse;
+    options.limits.manifest_bytes = usize::try_from(args.max_manifest).context("--max-manifest is too large")?;
+    options.events = Events::to(move |event| log(&event, verbose));
     raise_limit();
-    session.wait_for_signal(|signal| serve(store, addr, listening, move |event| log(&event, verbose), signal))?;
+    let tls = options.tls.is_some();
+    let served = session.wait_for_signal(|stop| async move {
+        if tls {
+            let (mut hangups, reload) = (signal(SignalKind::hangup())?, Arc::clone(&options.reload));
+            tokio::spawn(async move {
+                while hangups.recv().await.is_some() {
+                    reload.notify_one();
+                }
+            });
+        }
+        serve(options, listening, stop).await.map_err(anyhow::Error::from)
+    });
+    served.map_err(|error| match error.downcast_ref() {
+        Some(ServeError::Tls(TlsError::Pair { .. })) => Failure::new(error)
+            .hint("a certificate and its key are made together; see `openssl x509` and `pkey`")
+            .into(),
+        _ => error,
+    })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads a network, or one address.
+fn network(text: &str) -> anyhow::Result<IpNet> {
+    let address = || text.parse::<std::net::IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).map_err(|_| {
+        let error = anyhow::anyhow!("`{text}` is no network for --trusted-proxies");
+        Failure::new(error).hint("a network is ADDRESS/BITS, such as 10.0.0.0/8; several have commas between").into()
+    })
 }
 
 /// Allows as many open files as may be: each connection is one. Shells mostly start programs with a low limit.
@@ -79,6 +136,10 @@ fn log(event: &ServeEvent, verbose: bool) {
         ServeEvent::Answered { .. } => {}
         ServeEvent::Failed { method, path, error } => {
             terminal::note(&terminal::printable(&format!("error: {method} {path}: {error}")));
+        }
+        ServeEvent::TlsReloaded => terminal::note("the certificate was read again"),
+        ServeEvent::TlsKept { error } => {
+            terminal::note(&format!("error: the certificate that was read before stays: {error}"));
         }
         ServeEvent::UploadsExpired { count } => {
             terminal::note(&format!("removed {count} uploads that nobody finished"));

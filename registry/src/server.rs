@@ -3,12 +3,15 @@
 //! | File | Owns |
 //! | --- | --- |
 //! | `connection` | sockets: accepting, limits, HTTP/1.1 and HTTP/2, stopping |
+//! | `tls` | the certificate, and reading it again |
+//! | `origin` | where clients see us behind a proxy that we trust |
 //! | `routes` | what a request asks for, and what that needs to be permitted |
 //! | `blobs` | reading and deleting blobs |
 //! | `uploads` | blobs on their way in |
 //! | `manifests` | manifests and what their tags name |
 //! | `tags` | lists of tags and repositories |
 //! | `referrers` | lists of manifests about another one |
+//! | `health` | whether all is well |
 //! | `body` | bytes between sockets and disks |
 //! | `response` | answers and headers that several endpoints share |
 //! | `error` | the one table from errors to status and code |
@@ -18,9 +21,12 @@
 //! of the store; a server has nothing in memory that it cannot do without.
 
 mod connection;
+mod origin;
 mod routes;
+mod tls;
 
 mod blobs;
+mod health;
 mod manifests;
 mod referrers;
 mod tags;
@@ -31,21 +37,23 @@ mod error;
 mod response;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::{Method, Response, header};
+use axum::http::{Method, Request, Response, header};
 use oci::RepositoryName;
 use store::{Repository, Store};
+use tokio::sync::Notify;
 
 pub use connection::{ServeError, Server};
+pub use ipnet::IpNet;
+pub use tls::{TlsError, TlsFiles};
 
 use error::RequestError;
+use origin::Origin;
 use routes::{Action, Operation};
 use uploads::{Midstates, Writers};
 
@@ -58,6 +66,12 @@ pub struct ServeOptions {
     pub addr: SocketAddr,
     /// What clients may do.
     pub permissions: Permissions,
+    /// The certificate with which TLS is spoken; without one, plain HTTP is.
+    pub tls: Option<TlsFiles>,
+    /// Makes the server read the certificate again. It also does by itself when the files change.
+    pub reload: Arc<Notify>,
+    /// The proxies that are believed when they say where clients see this server (`X-Forwarded-Host` and the like).
+    pub trusted_proxies: Vec<IpNet>,
     /// Whether images may be pushed although their config or layers are missing. Indexes always may.
     pub sparse: bool,
     /// How much any client may ask for.
@@ -73,6 +87,9 @@ impl ServeOptions {
             store,
             addr,
             permissions: Permissions { push: true, delete: true },
+            tls: None,
+            reload: Arc::default(),
+            trusted_proxies: Vec::new(),
             sparse: false,
             limits: Limits::default(),
             events: Events::default(),
@@ -145,6 +162,13 @@ pub enum ServeEvent {
         /// How many.
         count: u64,
     },
+    /// The certificate was read again, and is used from now on.
+    TlsReloaded,
+    /// The files of the certificate changed to something that is of no use; the one that was read before stays.
+    TlsKept {
+        /// What went wrong, with its causes, `: ` between.
+        error: String,
+    },
     /// Throwing away old uploads failed; it is tried again later.
     ExpiryFailed {
         /// What went wrong, with its causes, `: ` between.
@@ -186,17 +210,6 @@ impl fmt::Debug for Events {
 pub async fn serve(options: ServeOptions, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
     Server::bind(options).await?.run(shutdown).await;
     Ok(())
-}
-
-/// Makes the routes of a registry, for a server that has its own sockets. `options.addr` is not used.
-pub fn router(options: ServeOptions) -> Router {
-    routed(options, Memory::default())
-}
-
-fn routed(options: ServeOptions, memory: Memory) -> Router {
-    let parts = Parts { options, memory, midstates: Midstates::default(), writers: Writers::default() };
-    // Names have slashes in them, so no pattern of a router fits; `routes` reads the path.
-    Router::new().fallback(answer).with_state(App { parts: Arc::new(parts) })
 }
 
 /// How much memory each connection, and each request and answer on it, may use: all share what one alone does not
@@ -252,6 +265,12 @@ struct Parts {
 }
 
 impl App {
+    fn new(options: ServeOptions) -> Self {
+        let parts =
+            Parts { options, memory: Memory::default(), midstates: Midstates::default(), writers: Writers::default() };
+        Self { parts: Arc::new(parts) }
+    }
+
     fn store(&self) -> &Store {
         &self.parts.options.store
     }
@@ -297,11 +316,12 @@ impl App {
     }
 }
 
-async fn answer(State(app): State<App>, request: Request) -> Response<Body> {
+/// Answers a request, whatever it is.
+async fn answer(app: &App, peer: IpAddr, request: Request<Body>) -> Response<Body> {
     let began = Instant::now();
     let _sharer = app.memory().enter();
     let (parts, mut body) = request.into_parts();
-    let mut answer = match carry_out(&app, &parts, &mut body).await {
+    let mut answer = match carry_out(app, &parts, &mut body).await {
         Ok(answer) => answer,
         Err(error) => {
             if error.is_ours() {
@@ -315,6 +335,10 @@ async fn answer(State(app): State<App>, request: Request) -> Response<Body> {
             error.response()
         }
     };
+    if let Some(namespace) = routes::namespace(&parts.method, &parts.uri) {
+        response::set(&mut answer, response::OCI_NAMESPACE, &namespace);
+    }
+    Origin::of(peer, &app.parts.options.trusted_proxies, &parts.headers).apply(&mut answer);
     // Docker tells a registry by this header.
     response::set(&mut answer, header::HeaderName::from_static("docker-distribution-api-version"), "registry/2.0");
     app.parts.options.events.tell(ServeEvent::Answered {
@@ -335,6 +359,8 @@ async fn carry_out(
     let operation = Operation::parse(method, &parts.uri)?;
     app.permit(&operation)?;
     match operation {
+        Operation::Live => Ok(response::json("application/json", &serde_json::json!({ "status": "ok" }))),
+        Operation::Ready => health::ready(app).await,
         Operation::Ping => Ok(response::json("application/json", &serde_json::json!({}))),
         Operation::ListRepositories { paging } => tags::list_repositories(app, paging).await,
         Operation::ListTags { repository, paging } => tags::list(app, &repository, paging).await,

@@ -1,66 +1,21 @@
-//! Servers with other options than the usual, and how a server stops.
+//! Servers with other options than the usual, TLS among them, and how a server stops.
 
 #[path = "http/mod.rs"]
 mod http;
+#[path = "serving/running.rs"]
+mod running;
+#[path = "serving/tls.rs"]
+mod tls;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oci::{Digest, media_type};
-use registry::server::{Permissions, ServeOptions, Server};
-use tokio::sync::oneshot;
+use registry::server::Permissions;
 
 use http::{path_of, request};
-
-/// A server in a thread of its own.
-struct Running {
-    addr: String,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-    home: tempfile::TempDir,
-}
-
-impl Running {
-    fn start(change: impl FnOnce(&mut ServeOptions) + Send + 'static) -> Self {
-        Self::start_in(tempfile::tempdir().expect("tempdir"), change)
-    }
-
-    fn start_in(home: tempfile::TempDir, change: impl FnOnce(&mut ServeOptions) + Send + 'static) -> Self {
-        let (stop, stopped) = oneshot::channel::<()>();
-        let (tell, told) = std::sync::mpsc::channel();
-        let root = home.path().to_owned();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-            runtime.expect("a runtime").block_on(async {
-                let store = store::Store::open(&root).expect("a store");
-                let mut options = ServeOptions::new(store, ([127, 0, 0, 1], 0).into());
-                change(&mut options);
-                let server = Server::bind(options).await.expect("listening");
-                tell.send(server.local_addr().to_string()).expect("heard");
-                let stopped = async {
-                    let _ = stopped.await;
-                };
-                server.run(stopped).await;
-            });
-        });
-        let addr = told.recv().expect("an address");
-        Self { addr, stop: Some(stop), thread: Some(thread), home }
-    }
-
-    fn send(&self, method: &str, path: &str, body: &[u8]) -> http::Answer {
-        let length = body.len().to_string();
-        request(&self.addr, method, path, &[("content-length", &length)], body).expect("an answer")
-    }
-
-    /// Tells the server to stop, and returns how long it took.
-    fn stop(mut self) -> (Duration, tempfile::TempDir) {
-        let began = Instant::now();
-        drop(self.stop.take());
-        self.thread.take().expect("running").join().expect("stopped");
-        (began.elapsed(), self.home)
-    }
-}
+use running::Running;
 
 #[test]
 fn a_registry_to_read_refuses_every_way_to_change_it() {
@@ -168,4 +123,59 @@ fn one_listener_speaks_http_2_too() {
         assert_eq!(answer.version(), reqwest::Version::HTTP_2);
         assert!(answer.bytes().await.expect("a body") == bytes);
     });
+}
+
+#[test]
+fn only_a_trusted_proxy_says_where_clients_see_us() {
+    let digest = Digest::sha256(b"blob");
+    let headers = [
+        ("content-length", "4"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "registry.example"),
+        ("x-forwarded-prefix", "/images"),
+    ];
+    for (trusted, expected) in [("127.0.0.0/8", "https://registry.example/images/v2/a/"), ("10.0.0.0/8", "/v2/a/")] {
+        let server = Running::start(move |options| options.trusted_proxies = vec![trusted.parse().expect("a net")]);
+        let url = format!("/v2/a/blobs/uploads/?digest={digest}");
+        let answer = request(&server.addr, "POST", &url, &headers, b"blob").expect("an answer");
+        assert_eq!(answer.header("location"), Some(format!("{expected}blobs/{digest}").as_str()));
+        let answer = request(&server.addr, "POST", "/v2/a/blobs/uploads/", &headers, b"blob").expect("an answer");
+        assert!(answer.header("location").is_some_and(|url| url.starts_with(expected)), "{answer:?}");
+    }
+}
+
+#[test]
+fn those_who_watch_servers_are_told_how_it_is() {
+    let server = Running::start(|options| options.permissions = Permissions { push: false, delete: false });
+    for path in ["/healthz", "/livez", "/readyz"] {
+        let answer = server.send("GET", path, b"");
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(String::from_utf8_lossy(&answer.body).contains("\"status\":\"ok\""), "{answer:?}");
+        assert_eq!(server.send("POST", path, b"").status, 405, "{path}");
+    }
+}
+
+#[test]
+fn a_client_of_a_mirror_is_told_whose_content_it_gets() {
+    let server = Running::start(|_| {});
+    let answer = server.send("GET", "/v2/a/manifests/latest?ns=docker.io", b"");
+    assert_eq!((answer.status, answer.header("oci-namespace")), (404, Some("docker.io")));
+    assert_eq!(server.send("GET", "/v2/a/manifests/latest", b"").header("oci-namespace"), None);
+}
+
+#[test]
+fn longer_manifests_are_a_setting() {
+    let server = Running::start(|options| options.limits.manifest_bytes = 10 << 20);
+    let manifests = |bytes: usize| {
+        let index = r#"{"schemaVersion":2,"manifests":[],"x":"_"}"#;
+        index.replace('_', &"y".repeat(bytes)).into_bytes()
+    };
+    let put = |bytes: &[u8]| {
+        let length = bytes.len().to_string();
+        let headers = [("content-length", length.as_str()), ("content-type", media_type::OCI_INDEX)];
+        request(&server.addr, "PUT", "/v2/a/manifests/v1", &headers, bytes).expect("an answer").status
+    };
+    assert_eq!(put(&manifests(9 << 20)), 201);
+    assert_eq!(put(&manifests(10 << 20)), 413);
+    assert_eq!(server.send("GET", "/v2/a/manifests/v1", b"").body.len(), manifests(9 << 20).len());
 }

@@ -3,8 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 
-use registry::server::{Events, ServeError, ServeEvent, ServeOptions, Server};
-use store::Store;
+use registry::server::{ServeError, ServeOptions, Server};
 
 /// Serves the repositories of a store until `shutdown` is ready; requests under way may end then.
 ///
@@ -12,17 +11,14 @@ use store::Store;
 ///
 /// # Errors
 ///
-/// When the address cannot be listened on.
+/// When the address cannot be listened on, or the certificate cannot be used.
 pub async fn serve(
-    store: Store,
-    addr: SocketAddr,
+    options: ServeOptions,
     listening: impl FnOnce(SocketAddr),
-    events: impl Fn(ServeEvent) + Send + Sync + 'static,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     // Builds may prune beside a server, which may be there for ever. Without that they merely do not.
-    let _ = store.pin_claims();
-    let options = ServeOptions { events: Events::to(events), ..ServeOptions::new(store, addr) };
+    let _ = options.store.pin_claims();
     let server = Server::bind(options).await?;
     listening(server.local_addr());
     server.run(shutdown).await;

@@ -1,5 +1,6 @@
 //! [`Server`]: sockets, from accepting a connection to stopping without cutting anyone off.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -7,24 +8,33 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout};
 
-use super::{Memory, ServeEvent, ServeOptions, chain, routed};
+use super::tls::{Tls, TlsError};
+use super::{App, ServeEvent, ServeOptions, answer, chain};
 
 /// How much of a request's body is read from a socket at once, if there are few connections: with the usual 400 KiB,
 /// uploads are a third slower.
 const READ_BUFFER: usize = 2 * 1024 * 1024;
 /// How often old uploads are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// How often the files of the certificate are looked at.
+const TLS_INTERVAL: Duration = Duration::from_secs(2);
+/// The first byte of a client that speaks TLS.
+const HANDSHAKE: u8 = 22;
+/// What a client hears that speaks plain HTTP where TLS is spoken.
+const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 48\r\nconnection: close\r\n\r\nThis registry is reached by https, not by http.\n";
 
 /// Why a server could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +42,15 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(60 * 60);
 pub enum ServeError {
     #[error("cannot listen on `{addr}`")]
     Listen { addr: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// A registry that listens.
 #[derive(Debug)]
 pub struct Server {
     options: ServeOptions,
+    tls: Option<Arc<Tls>>,
     listener: TcpListener,
     addr: SocketAddr,
 }
@@ -45,10 +58,15 @@ pub struct Server {
 impl Server {
     /// Listens. Connections wait until [`run`](Self::run).
     pub async fn bind(options: ServeOptions) -> Result<Self, ServeError> {
+        let files = options.tls.clone();
+        let tls = match files {
+            Some(files) => Some(Arc::new(store::blocking::run(move || Tls::load(files)).await?)),
+            None => None,
+        };
         let failed = |source| ServeError::Listen { addr: options.addr, source };
         let listener = TcpListener::bind(options.addr).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
-        Ok(Self { options, listener, addr })
+        Ok(Self { options, tls, listener, addr })
     }
 
     /// Returns where it listens, with the port that the system chose.
@@ -58,11 +76,14 @@ impl Server {
 
     /// Serves until `shutdown` is ready; then lets requests under way end, within the grace of the limits.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { options, listener, .. } = self;
+        let Self { options, tls, listener, .. } = self;
         let limits = options.limits;
-        let memory = Memory::default();
-        let router = routed(options.clone(), memory.clone());
-        let expiry = tokio::spawn(expire_uploads(options));
+        let mut beside = JoinSet::new();
+        beside.spawn(expire_uploads(options.clone()));
+        if let Some(tls) = tls.clone() {
+            beside.spawn(reload_tls(tls, options.clone()));
+        }
+        let app = App::new(options);
         let graceful = GracefulShutdown::new();
         let permits = Arc::new(Semaphore::new(limits.connections));
         let mut connections = JoinSet::new();
@@ -76,44 +97,74 @@ impl Server {
                 accepted = accepted => accepted,
                 () = &mut shutdown => break,
             };
-            let Ok((stream, _)) = accepted else {
+            let Ok((stream, peer)) = accepted else {
                 // The connection is gone, or there is no descriptor for it; others will end and free theirs.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
-            let sharer = memory.enter();
-            let connection = connect(stream, &router, limits.inactivity, memory.share(READ_BUFFER));
-            let watched = graceful.watch(connection);
             while connections.try_join_next().is_some() {}
+            let (app, tls, watcher) = (app.clone(), tls.clone(), graceful.watcher());
             connections.spawn(async move {
                 // How a connection ended is between it and its peer.
-                let _ = watched.await;
-                drop((permit, sharer));
+                let _: io::Result<()> = connect(app, stream, peer, tls, watcher).await;
+                drop(permit);
             });
         }
         drop(listener);
-        expiry.abort();
+        beside.abort_all();
         // What is cut off after this can be gone on with: uploads keep what they have.
-        let _ = tokio::time::timeout(limits.grace, graceful.shutdown()).await;
+        let _ = timeout(limits.grace, graceful.shutdown()).await;
         connections.shutdown().await;
     }
 }
 
-fn connect(
+/// Serves one connection to its end.
+async fn connect(
+    app: App,
     stream: TcpStream,
-    router: &Router,
-    inactivity: Duration,
-    read_buffer: usize,
-) -> auto::Connection<'static, TokioIo<Patient>, TowerToHyperService<Router>, TokioExecutor> {
+    peer: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    watcher: Watcher,
+) -> io::Result<()> {
     // Small answers must not wait for the acknowledgment of their headers. That it cannot be set says that the
     // connection is gone, which reading will notice.
     let _ = stream.set_nodelay(true);
+    let inactivity = app.limits().inactivity;
+    let Some(tls) = tls else { return speak(app, Patient::new(stream, inactivity), peer, watcher).await };
+    let mut first = [0];
+    let seen = timeout(inactivity, stream.peek(&mut first)).await??;
+    let mut stream = Patient::new(stream, inactivity);
+    if seen == 1 && first[0] != HANDSHAKE {
+        return tell_plain(&mut stream).await;
+    }
+    let stream = timeout(inactivity, tls.acceptor().accept(stream)).await??;
+    speak(app, stream, peer, watcher).await
+}
+
+/// Tells a client that speaks plain HTTP that TLS is spoken here.
+async fn tell_plain(stream: &mut Patient) -> io::Result<()> {
+    stream.write_all(PLAIN_HTTP).await?;
+    stream.shutdown().await?;
+    // Closing before all was read would take the answer back.
+    let mut rest = vec![0; 16 * 1024];
+    let all_read = async { while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {} };
+    let _ = timeout(Duration::from_secs(1), all_read).await;
+    Ok(())
+}
+
+/// Answers what is asked over a connection, in whichever version of HTTP.
+async fn speak<T>(app: App, stream: T, peer: SocketAddr, watcher: Watcher) -> io::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let _sharer = app.memory().enter();
+    let inactivity = app.limits().inactivity;
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(inactivity)
-        .max_buf_size(read_buffer)
+        .max_buf_size(app.memory().share(READ_BUFFER))
         // A client that sends and then closes its side still gets its answer.
         .half_close(true);
     builder
@@ -123,8 +174,12 @@ fn connect(
         .max_concurrent_streams(16)
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(2 * 1024 * 1024);
-    let stream = TokioIo::new(Patient::new(stream, inactivity));
-    builder.serve_connection(stream, TowerToHyperService::new(router.clone())).into_owned()
+    let service = service_fn(move |request: Request<Incoming>| {
+        let app = app.clone();
+        async move { Ok::<_, Infallible>(answer(&app, peer.ip(), request.map(Body::new)).await) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    watcher.watch(connection.into_owned()).await.map_err(io::Error::other)
 }
 
 /// Throws away old uploads, now and every hour.
@@ -138,6 +193,19 @@ async fn expire_uploads(options: ServeOptions) {
             Err(error) => options.events.tell(ServeEvent::ExpiryFailed { error: chain(&error) }),
         }
         tokio::time::sleep(EXPIRY_INTERVAL).await;
+    }
+}
+
+/// Reads the certificate again when its files change, or when we are told to.
+async fn reload_tls(tls: Arc<Tls>, options: ServeOptions) {
+    loop {
+        let told = timeout(TLS_INTERVAL, options.reload.notified()).await.is_ok();
+        let again = tls.clone();
+        match store::blocking::run(move || again.reload(told)).await {
+            Ok(true) => options.events.tell(ServeEvent::TlsReloaded),
+            Ok(false) => {}
+            Err(error) => options.events.tell(ServeEvent::TlsKept { error: chain(&error) }),
+        }
     }
 }
 

@@ -74,8 +74,8 @@ pub(crate) async fn put(
     // What is named by its digest never changes.
     let condition = digest.is_none().then(|| Condition::of(headers)).flatten();
     let (store, here, sparse) = (app.store().clone(), app.repository(repository), app.sparse());
-    let (digest, record, tags) = store::blocking::run(move || -> Result<_, RequestError> {
-        let (digest, record) = check(&store, &here, &bytes, digest, sent_as.as_deref(), sparse)?;
+    let (digest, record, tags, warnings) = store::blocking::run(move || -> Result<_, RequestError> {
+        let (digest, record, warnings) = check(&store, &here, &bytes, digest, sent_as.as_deref(), sparse)?;
         let new = NewManifest { digest: &digest, bytes: &bytes, record: &record, tags: &tags };
         match (condition, tags.first()) {
             (Some(condition), Some(tag)) => {
@@ -85,7 +85,7 @@ pub(crate) async fn put(
             }
             _ => here.put_manifest(&new)?,
         }
-        Ok((digest, record, tags))
+        Ok((digest, record, tags, warnings))
     })
     .await?;
     let location = format!("/v2/{}/manifests/{digest}", repository.as_str());
@@ -93,10 +93,19 @@ pub(crate) async fn put(
     if let Some(subject) = &record.subject {
         response::set(&mut answer, response::OCI_SUBJECT, &subject.to_string());
     }
-    for tag in tags {
+    for tag in &tags {
         if let Ok(tag) = HeaderValue::from_str(tag.as_str()) {
             answer.headers_mut().append(response::OCI_TAG, tag);
         }
+    }
+    for warning in warnings {
+        response::warn(&mut answer, &warning);
+    }
+    if tags.iter().any(is_fallback_tag) {
+        response::warn(
+            &mut answer,
+            "this registry lists referrers itself; a tag made of the subject's digest is not needed",
+        );
     }
     Ok(answer)
 }
@@ -123,7 +132,7 @@ pub(crate) async fn delete(
     }
 }
 
-/// Checks a manifest that was sent, and notes what it says.
+/// Checks a manifest that was sent, and notes what it says. Last comes what its sender should know.
 fn check(
     store: &Store,
     repository: &Repository,
@@ -131,7 +140,7 @@ fn check(
     expected: Option<Digest>,
     sent_as: Option<&str>,
     sparse: bool,
-) -> Result<(Digest, ManifestRecord), RequestError> {
+) -> Result<(Digest, ManifestRecord, Vec<String>), RequestError> {
     let algorithm = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
     let actual = Digest::of(algorithm, bytes);
     if let Some(expected) = expected.filter(|expected| *expected != actual) {
@@ -140,19 +149,43 @@ fn check(
     let parsed = Parsed::parse(bytes, sent_as).map_err(|source| RequestError::BadManifest { source })?;
     // An index may name platforms that are not here (distribution-spec, "Pushing Manifests": sparse indexes), and a
     // subject may come later. An image without its own blobs could never be pulled.
-    if let Parsed::Manifest(manifest) = &parsed
-        && !sparse
-    {
-        let needed = std::iter::once(&manifest.config).chain(&manifest.layers);
-        for descriptor in needed.filter(|it| !media_type::is_nondistributable(&it.media_type)) {
-            if !repository.has_blob(&descriptor.digest)? || store.blobs().size(&descriptor.digest)?.is_none() {
-                return Err(RequestError::MissingReference { digest: descriptor.digest.clone() });
+    let missing = match &parsed {
+        Parsed::Manifest(manifest) => {
+            let needed = std::iter::once(&manifest.config).chain(&manifest.layers);
+            let mut missing = Vec::new();
+            for descriptor in needed.filter(|it| !media_type::is_nondistributable(&it.media_type)) {
+                if !repository.has_blob(&descriptor.digest)? || store.blobs().size(&descriptor.digest)?.is_none() {
+                    missing.push(&descriptor.digest);
+                }
             }
+            if let Some(digest) = missing.first().filter(|_| !sparse) {
+                return Err(RequestError::MissingReference { digest: (*digest).clone() });
+            }
+            missing
         }
-    }
+        Parsed::Index(index) => {
+            let mut missing = Vec::new();
+            for child in &index.manifests {
+                if repository.manifest(&child.digest)?.is_none() {
+                    missing.push(&child.digest);
+                }
+            }
+            missing
+        }
+    };
+    let warnings = missing.first().map(|first| match missing.len() - 1 {
+        0 => format!("it names {first}, which is not in this repository"),
+        more => format!("it names {first}, which is not in this repository, and {more} more that are not"),
+    });
     let media_type = sent_as.unwrap_or(parsed.media_type());
     let record = ManifestRecord::of(&parsed, media_type, bytes.len() as u64);
-    Ok((actual, record))
+    Ok((actual, record, warnings.into_iter().collect()))
+}
+
+/// Tells whether clients note referrers under a tag (distribution-spec, "Referrers Tag Schema").
+fn is_fallback_tag(tag: &Tag) -> bool {
+    let hex = tag.as_str().strip_prefix("sha256-").or_else(|| tag.as_str().strip_prefix("sha512-"));
+    hex.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Returns what the client calls the body, without parameters such as a character set.

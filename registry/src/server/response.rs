@@ -16,6 +16,9 @@ pub(crate) const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 /// Which filters a list of referrers went through.
 pub(crate) const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
+/// The registry whose content is answered with, for clients that take this one for its mirror.
+pub(crate) const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+
 /// Answers with a status and nothing else.
 pub(crate) fn empty(status: StatusCode) -> Response<Body> {
     let mut answer = Response::new(Body::empty());
@@ -55,6 +58,23 @@ pub(crate) fn created(location: &str, digest: &Digest) -> Response<Body> {
 pub(crate) fn set(answer: &mut Response<Body>, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         answer.headers_mut().insert(name, value);
+    }
+}
+
+/// How much clients may be told in warnings at once (distribution-spec, "Warnings").
+const WARNINGS: usize = 4096;
+
+/// Tells the user of a client something that changes nothing (distribution-spec, "Warnings").
+pub(crate) fn warn(answer: &mut Response<Body>, text: &str) {
+    let text: String =
+        text.chars().filter(|letter| matches!(letter, ' '..='~') && !matches!(letter, '"' | '\\')).collect();
+    let before: usize = answer.headers().get_all(header::WARNING).iter().map(HeaderValue::len).sum();
+    let value = format!("299 - \"{text}\"");
+    if before + value.len() > WARNINGS {
+        return;
+    }
+    if let Ok(value) = HeaderValue::from_str(&value) {
+        answer.headers_mut().append(header::WARNING, value);
     }
 }
 
@@ -133,6 +153,18 @@ pub(crate) fn encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn warnings_are_quoted_text_and_have_an_end() {
+        let mut answer = empty(StatusCode::CREATED);
+        warn(&mut answer, "a \"b\"\r\nc");
+        assert_eq!(answer.headers()[header::WARNING], "299 - \"a bc\"");
+        for _ in 0..100 {
+            warn(&mut answer, &"x".repeat(100));
+        }
+        let all: usize = answer.headers().get_all(header::WARNING).iter().map(HeaderValue::len).sum();
+        assert!((4000..=WARNINGS).contains(&all));
+    }
 
     #[test]
     fn a_condition_is_about_what_a_tag_names_now() {

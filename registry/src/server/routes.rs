@@ -4,6 +4,7 @@
 //! so paths are read from their end:
 //!
 //! ```text
+//! /healthz   /livez                       /readyz
 //! /v2/                                    /v2/_catalog
 //! /v2/NAME/tags/list                      /v2/NAME/referrers/DIGEST
 //! /v2/NAME/manifests/TAG-OR-DIGEST        /v2/NAME/blobs/DIGEST
@@ -49,6 +50,8 @@ pub(crate) struct Paging {
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
+    Live,
+    Ready,
     Ping,
     ListRepositories { paging: Paging },
     ListTags { repository: RepositoryName, paging: Paging },
@@ -101,6 +104,11 @@ impl Operation {
     /// Reads what a request asks for.
     pub(crate) fn parse(method: &Method, uri: &Uri) -> Result<Self, RequestError> {
         let path = uri.path();
+        match path {
+            "/healthz" | "/livez" => return reading(method, Self::Live),
+            "/readyz" => return reading(method, Self::Ready),
+            _ => {}
+        }
         let rest = match path.strip_prefix("/v2") {
             Some("" | "/") => return reading(method, Self::Ping),
             Some(rest) => rest.strip_prefix('/').ok_or(RequestError::NoEndpoint)?,
@@ -216,7 +224,7 @@ impl Operation {
     pub(crate) fn needs(&self) -> Vec<Need<'_>> {
         let need = |repository, action| Need { repository: Some(repository), action };
         match self {
-            Self::Ping => Vec::new(),
+            Self::Live | Self::Ready | Self::Ping => Vec::new(),
             Self::ListRepositories { .. } => vec![Need { repository: None, action: Action::Pull }],
             Self::ListTags { repository, .. }
             | Self::ListReferrers { repository, .. }
@@ -238,6 +246,19 @@ impl Operation {
             }
         }
     }
+}
+
+/// Returns the registry that a client means which takes this one for its mirror (distribution-spec, "Registry
+/// Proxying"), if it says a host.
+pub(crate) fn namespace(method: &Method, uri: &Uri) -> Option<String> {
+    if !matches!(*method, Method::GET | Method::HEAD) || !uri.query().is_some_and(|query| query.contains("ns=")) {
+        return None;
+    }
+    let host = |text: &&str| {
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']');
+        !text.is_empty() && text.len() <= 255 && text.bytes().all(letter)
+    };
+    Parameters::of(uri).ok()?.first("ns").filter(host).map(str::to_owned)
 }
 
 fn reading(method: &Method, operation: Operation) -> Result<Operation, RequestError> {
@@ -382,6 +403,17 @@ mod tests {
         assert_eq!(limit("/v2/a/tags/list?n=99999999999999999999999"), Some(Some(usize::MAX)));
         assert_eq!(limit("/v2/a/tags/list?n=-1"), None);
         assert_eq!(limit("/v2/a/tags/list?n=x"), None);
+    }
+
+    #[test]
+    fn only_a_host_is_taken_for_the_registry_that_is_mirrored() {
+        let namespace = |method, uri: &str| namespace(&method, &uri.parse().expect("a URI"));
+        assert_eq!(namespace(Method::GET, "/v2/a/tags/list?ns=docker.io"), Some("docker.io".into()));
+        assert_eq!(namespace(Method::HEAD, "/v2/a/manifests/x?n=1&ns=localhost%3A5000"), Some("localhost:5000".into()));
+        for uri in ["/v2/a/tags/list", "/v2/a/tags/list?ns=", "/v2/a/tags/list?ns=a%0d%0ab", "/v2/a/tags/list?ns=a/b"] {
+            assert_eq!(namespace(Method::GET, uri), None, "{uri}");
+        }
+        assert_eq!(namespace(Method::PUT, "/v2/a/manifests/x?ns=docker.io"), None);
     }
 
     #[test]
