@@ -11,12 +11,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ("store", &["oci", "layer"]),
     ("builder", &["oci", "layer", "store"]),
     ("registry", &["oci", "layer", "store"]),
-    ("engine", &["oci", "layer", "store", "builder", "registry", "runtime"]),
+    ("supervisor", &["oci", "layer", "store", "runtime"]),
+    ("engine", &["oci", "layer", "store", "builder", "registry", "runtime", "supervisor"]),
     ("slipway", &["oci", "builder", "registry", "engine"]),
 ];
 
 /// Crates that cannot wait, because they have no tokio.
-const WITHOUT_TOKIO: &[&str] = &["oci", "layer", "runtime", "builder"];
+const WITHOUT_TOKIO: &[&str] = &["oci", "layer", "runtime", "builder", "supervisor"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

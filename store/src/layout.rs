@@ -11,6 +11,7 @@
 //! │   ├── collect                   held by the one process that collects or tries to
 //! │   ├── sessions                  held for the moment in which a session is born or found dead
 //! │   ├── images                    held for the moment in which a name changes
+//! │   ├── containers                held for the moment in which a container gets or loses its name
 //! │   ├── layers                    held for the moment in which a layer record changes
 //! │   └── snapshots                 held for the moment in which a stale snapshot is replaced
 //! ├── staging/
@@ -41,7 +42,9 @@
 //! ├── context-digests/HEX           digests of a build context's files, by the context's folder
 //! ├── outlines/HEX                  where files lie in the layer of the last COPY of a kind, by the kind's key
 //! ├── cache-mounts/ID/              contents of `RUN --mount=type=cache`
-//! ├── containers/ID/                containers; `keeps.json` names the layers that each stands on
+//! ├── containers/ID/                containers, see the crate `supervisor`; `keeps.json` names the layers that each stands on
+//! ├── container-names/NAME          a link whose text is the ID of the container of this name
+//! ├── events                        what happened to containers, one line each
 //! └── repositories/                 what `slipway serve` knows about repositories (see `repositories`)
 //! ```
 //!
@@ -275,6 +278,26 @@ impl Layout {
     /// Returns the folder of containers.
     pub fn containers(&self) -> PathBuf {
         self.home.join("containers")
+    }
+
+    /// Returns the folder of a container.
+    pub fn container(&self, id: &str) -> PathBuf {
+        self.containers().join(id)
+    }
+
+    /// Returns the folder of containers' names.
+    pub fn container_names(&self) -> PathBuf {
+        self.home.join("container-names")
+    }
+
+    /// Returns the link that a container's name is; the caller has checked that it is one.
+    pub fn container_name(&self, name: &str) -> PathBuf {
+        self.container_names().join(name)
+    }
+
+    /// Returns the file of what happened to containers.
+    pub fn events(&self) -> PathBuf {
+        self.home.join("events")
     }
 
     /// Returns the folder of the served repositories.

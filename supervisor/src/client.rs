@@ -1,0 +1,146 @@
+//! The other end of a container's socket: starting a supervisor, being attached, waiting.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::containers::{Claim, Container};
+use crate::frames::{self, AttachRequest, Exited, Report, WaitCondition};
+
+/// Why a supervisor could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message documents its variant")]
+pub enum SupervisorError {
+    #[error("cannot start the container's supervisor")]
+    Spawn(#[source] io::Error),
+    #[error("the container's supervisor ended before it said whether the container runs")]
+    Silent,
+    #[error("cannot reach the container's supervisor")]
+    Reach(#[source] io::Error),
+}
+
+/// The word by which the program knows that it is to watch a container.
+pub const WORD: &str = "supervisor";
+
+/// Starts the process that starts the container and watches it, and gives it the claim.
+///
+/// The stream that comes back is attached to what was asked for; [`report`] reads its first frame.
+///
+/// # Errors
+///
+/// When the process cannot be started.
+pub fn spawn(container: &Container, claim: Claim, attach: AttachRequest) -> Result<UnixStream, SupervisorError> {
+    let (ours, theirs) = UnixStream::pair().map_err(SupervisorError::Spawn)?;
+    let request = serde_json::to_string(&attach).expect("text keys only");
+    #[expect(clippy::disallowed_methods, reason = "it is this very program")]
+    let mut command = Command::new("/proc/self/exe");
+    command.args([WORD, &container.folder().to_string_lossy(), &request]);
+    // As its standard streams, because those alone pass to this process and to no other.
+    command.stdin(OwnedFd::from(theirs)).stdout(claim.0).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(SupervisorError::Spawn)?;
+    drop(command);
+    // It forks at once, so that nobody has to wait for the other one.
+    child.wait().map_err(SupervisorError::Spawn)?;
+    Ok(ours)
+}
+
+/// Reads whether the container started.
+///
+/// # Errors
+///
+/// When the supervisor ended before it said so.
+pub fn report(stream: &mut UnixStream) -> Result<Report, SupervisorError> {
+    match frames::read(stream) {
+        Ok(Some((frames::REPORT, content))) => serde_json::from_slice(&content).map_err(|_| SupervisorError::Silent),
+        Ok(_) => Err(SupervisorError::Silent),
+        Err(error) => Err(SupervisorError::Reach(error)),
+    }
+}
+
+/// Connects to the supervisor of a container; none when there is none.
+///
+/// # Errors
+///
+/// When the socket cannot be reached.
+pub fn connect(container: &Container) -> Result<Option<UnixStream>, SupervisorError> {
+    let connected = || -> rustix::io::Result<UnixStream> {
+        let folder = rustix::fs::open(container.folder(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let address = short_address(&folder)?;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        rustix::net::connect(&socket, &address)?;
+        Ok(socket.into())
+    };
+    match connected() {
+        Ok(stream) => Ok(Some(stream)),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => Ok(None),
+        Err(error) => Err(SupervisorError::Reach(error.into())),
+    }
+}
+
+/// The address of the socket in a container's folder: a path of any length would not fit.
+pub(crate) fn short_address(folder: &OwnedFd) -> rustix::io::Result<SocketAddrUnix> {
+    use std::os::fd::AsRawFd;
+    SocketAddrUnix::new(format!("/proc/self/fd/{}/socket", folder.as_raw_fd()))
+}
+
+/// Attaches to a container; none when nobody watches it.
+///
+/// # Errors
+///
+/// When the socket cannot be reached.
+pub fn attach(container: &Container, request: AttachRequest) -> Result<Option<UnixStream>, SupervisorError> {
+    ask(container, frames::ATTACH, &serde_json::to_vec(&request).expect("text keys only"))
+}
+
+/// Waits on a container; the stream gives one frame when the condition holds. None when nobody watches it.
+///
+/// # Errors
+///
+/// When the socket cannot be reached.
+pub fn wait(container: &Container, condition: WaitCondition) -> Result<Option<UnixStream>, SupervisorError> {
+    ask(container, frames::WAIT, &serde_json::to_vec(&condition).expect("text keys only"))
+}
+
+/// Tells the supervisor that the state was changed; it may be gone.
+///
+/// # Errors
+///
+/// When the socket cannot be reached.
+pub fn look(container: &Container) -> Result<(), SupervisorError> {
+    ask(container, frames::LOOK, b"").map(drop)
+}
+
+fn ask(container: &Container, kind: u8, content: &[u8]) -> Result<Option<UnixStream>, SupervisorError> {
+    let Some(mut stream) = connect(container)? else { return Ok(None) };
+    match frames::write(&mut stream, kind, content) {
+        Ok(()) => Ok(Some(stream)),
+        // It ended between the two.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(None),
+        Err(error) => Err(SupervisorError::Reach(error)),
+    }
+}
+
+/// Reads how a container ended; none when the supervisor was killed.
+///
+/// # Errors
+///
+/// When the stream breaks.
+pub fn exited(stream: &mut UnixStream) -> Result<Option<Exited>, SupervisorError> {
+    loop {
+        match frames::read(stream).map_err(SupervisorError::Reach)? {
+            Some((frames::EXITED, content)) => return Ok(serde_json::from_slice(&content).ok()),
+            Some(_) => {}
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Opens the file that another process may have open, too, without keeping it open in programs that are started.
+pub(crate) fn above_standard(fd: OwnedFd) -> io::Result<File> {
+    Ok(File::from(rustix::io::fcntl_dupfd_cloexec(&fd, 3)?))
+}

@@ -1,0 +1,372 @@
+//! From a record to a running program: what docker does at each start.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use layer::{Tree, TreeError};
+use oci::users::{UserError, Users};
+use oci_spec::runtime::{LinuxDeviceBuilder, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec};
+use runtime::network::{Network, NetworkError};
+use runtime::{
+    ContainerConfig, MountKind, MountPoint, Rootfs, Seccomp, Size, SpecError, SpecOptions, StartError, Stdio, Stream,
+    Ulimit, UserIds, etc_files,
+};
+use rustix::fs::{FileType, major, minor, stat};
+
+use crate::config::DeviceMapping;
+use crate::containers::Container;
+use crate::network;
+use crate::record::{self, Record};
+
+/// Why a container did not start.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message documents its variant")]
+pub enum StartContainerError {
+    #[error("cannot read the container's files")]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    User(#[from] UserError),
+    #[error("cannot write `{}`", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("`{}`, to be mounted at `{target}`, is not there", path.display())]
+    MountSource { path: PathBuf, target: String, source: io::Error },
+    #[error("`{text}` of --add-host is not of the form HOST:IP")]
+    Host { text: String },
+    #[error("the seccomp profile is not one")]
+    Seccomp(#[source] serde_json::Error),
+    #[error("device `{}`", path.display())]
+    Device { path: PathBuf, source: io::Error },
+    #[error("`{}` is not a device", path.display())]
+    NotADevice { path: PathBuf },
+    #[error("cannot describe a device")]
+    Describe(#[from] oci_spec::OciSpecError),
+    #[error("cannot describe the container")]
+    Spec(#[from] SpecError),
+    #[error("cannot set the network up")]
+    Network(#[from] NetworkError),
+    #[error("cannot publish a port")]
+    Publish(#[from] runtime::network::PublishError),
+    #[error("`{text}` is not a port mapping")]
+    Port { text: String },
+    #[error("cannot start the container")]
+    Start(#[from] StartError),
+}
+
+impl StartContainerError {
+    /// The exit code that `docker run` gives for it: 125, 126 or 127.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Start(error) => error.exit_code(),
+            _ => 125,
+        }
+    }
+}
+
+/// A program that runs.
+pub struct Started {
+    /// The runtime's side of it.
+    pub container: runtime::Container,
+    /// What listens for connections to published ports.
+    pub published: Option<runtime::network::Published>,
+    /// Where it is on its networks.
+    pub state: record::State,
+}
+
+/// Starts the program of a container on its layers, topmost first.
+///
+/// # Errors
+///
+/// When it does not come to run; then nothing is left.
+pub fn start(container: &Container, lower: &[PathBuf], size: Option<Size>) -> Result<Started, StartContainerError> {
+    let record = &container.record;
+    let dirs = [container.upper()].into_iter().chain(lower.iter().cloned()).collect();
+    let tree = Tree::of_layers(dirs)?;
+    let network = network::prepare(record)?;
+    let spec = describe(container, &tree, &network)?;
+    let mut state = record::State::default();
+    network::note(record, &network, &mut state);
+    let config = ContainerConfig {
+        id: record.id.clone(),
+        spec,
+        rootfs: Rootfs::Overlay {
+            lower: lower.to_vec(),
+            upper: container.upper(),
+            work: container.work(),
+            // Nobody needs what it wrote after a crash of the machine when it goes away by itself.
+            volatile: record.host_config.auto_remove,
+        },
+        stdio: match record.config.tty {
+            true => Stdio::Terminal { size: size.or_else(|| console_size(record)) },
+            false => Stdio::Streams {
+                stdin: if record.config.open_stdin { Stream::Pipe } else { Stream::Null },
+                stdout: Stream::Pipe,
+                stderr: Stream::Pipe,
+            },
+        },
+        network,
+        cgroup_parent: Some(record.host_config.cgroup_parent.clone()).filter(|parent| !parent.is_empty()),
+        die_with_parent: true,
+    };
+    let container = runtime::start(config)?;
+    let published = network::publish(record, &container, &mut state)?;
+    Ok(Started { container, published, state })
+}
+
+fn console_size(record: &Record) -> Option<Size> {
+    let [rows, columns] = record.host_config.console_size;
+    (rows > 0 && columns > 0).then_some(Size { rows, columns })
+}
+
+/// Describes the container to the runtime: its program, user, environment, rights and mounts.
+fn describe(container: &Container, tree: &Tree, network: &Network) -> Result<Spec, StartContainerError> {
+    let record = &container.record;
+    let (config, host) = (&record.config, &record.host_config);
+    let user = find_user(tree, &config.user, host.group_add.as_deref().unwrap_or_default())?;
+    let mut mounts = etc_mounts(container, network)?;
+    mounts.extend(record.mounts.iter().map(describe_mount).collect::<Result<Vec<_>, _>>()?);
+    // A mount on a folder must come before those below it.
+    mounts.sort_by_key(|mount| mount.target.split('/').filter(|name| !name.is_empty()).count());
+    let positive = |number: i64| Some(number).filter(|&number| number > 0);
+    let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let defaults = SpecOptions::default();
+    let (no_new_privileges, seccomp) = security(host.security_opt.as_deref().unwrap_or_default())?;
+    let mut spec = runtime::default_spec(&SpecOptions {
+        args: config.arguments(),
+        env: environment(record, &user.home),
+        cwd: text(&config.working_dir).unwrap_or_else(|| "/".into()),
+        user: UserIds { uid: user.uid, gid: user.gid, additional_gids: user.additional_gids },
+        hostname: config.hostname.clone(),
+        terminal: config.tty,
+        read_only: host.readonly_rootfs,
+        privileged: host.privileged,
+        cap_add: host.cap_add.clone().unwrap_or_default(),
+        cap_drop: host.cap_drop.clone().unwrap_or_default(),
+        no_new_privileges,
+        seccomp,
+        mounts,
+        host_network: network.is_host(),
+        shm_size: u64::try_from(host.shm_size).ok().filter(|&size| size > 0).unwrap_or(defaults.shm_size),
+        ulimits: host.ulimits.iter().flatten().map(ulimit).collect(),
+        memory: positive(host.memory),
+        memory_swap: Some(host.memory_swap).filter(|&swap| swap != 0),
+        nano_cpus: positive(host.nano_cpus),
+        cpu_shares: u64::try_from(host.cpu_shares).ok().filter(|&shares| shares > 0),
+        cpuset_cpus: text(&host.cpuset_cpus),
+        pids_limit: host.pids_limit,
+        oom_score_adj: Some(host.oom_score_adj).filter(|&score| score != 0),
+        sysctls: host.sysctls.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+    })?;
+    add_devices(&mut spec, &host.devices)?;
+    Ok(spec)
+}
+
+/// Docker writes -1 for no limit.
+fn ulimit(limit: &crate::config::Ulimit) -> Ulimit {
+    let value = |number: i64| u64::try_from(number).unwrap_or(u64::MAX);
+    Ulimit { name: limit.name.clone(), soft: value(limit.soft), hard: value(limit.hard) }
+}
+
+/// Reads `no-new-privileges` and `seccomp=…`, where a profile is there with its content.
+pub fn security(options: &[String]) -> Result<(bool, Seccomp), StartContainerError> {
+    let (mut no_new_privileges, mut seccomp) = (false, Seccomp::Default);
+    for option in options {
+        match option.split_once([':', '=']).unwrap_or((option, "")) {
+            ("no-new-privileges", value) => no_new_privileges = value != "false",
+            ("seccomp", "unconfined") => seccomp = Seccomp::Unconfined,
+            ("seccomp", "builtin") => seccomp = Seccomp::Default,
+            ("seccomp", profile) => {
+                let profile = serde_json::from_str(profile).map_err(StartContainerError::Seccomp)?;
+                seccomp = Seccomp::Profile(Box::new(profile));
+            }
+            _ => {}
+        }
+    }
+    Ok((no_new_privileges, seccomp))
+}
+
+/// Finds a user, and further groups, in the container's files.
+///
+/// # Errors
+///
+/// When nobody has that name.
+pub fn find_user(tree: &Tree, text: &str, groups: &[String]) -> Result<oci::users::ProcessUser, StartContainerError> {
+    const MAX: u64 = 10 << 20;
+    let read = |path: &str| -> Result<String, StartContainerError> {
+        Ok(String::from_utf8_lossy(&tree.read_small(path, MAX)?.unwrap_or_default()).into_owned())
+    };
+    let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);
+    let users = Users { passwd: &passwd, group: &group };
+    let mut user = users.process_user(text)?;
+    for group in groups {
+        user.additional_gids.push(users.process_user(&format!("0:{group}"))?.gid);
+    }
+    Ok(user)
+}
+
+/// What docker sets, then the container's variables over it.
+pub fn environment(record: &Record, home: &str) -> Vec<String> {
+    const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let mut all: Vec<String> = vec![PATH.into(), format!("HOSTNAME={}", record.config.hostname)];
+    if record.config.tty {
+        all.push("TERM=xterm".into());
+    }
+    all.push(format!("HOME={home}"));
+    merge_environment(&mut all, &record.config.env);
+    all
+}
+
+/// Puts variables over others; one without `=` takes the other away.
+pub fn merge_environment(all: &mut Vec<String>, over: &[String]) {
+    for setting in over {
+        let Some((name, _)) = setting.split_once('=') else {
+            all.retain(|other| other.split('=').next() != Some(setting));
+            continue;
+        };
+        match all.iter_mut().find(|other| other.split('=').next() == Some(name)) {
+            Some(other) => other.clone_from(setting),
+            None => all.push(setting.clone()),
+        }
+    }
+}
+
+/// Docker's word for the machine itself in `--add-host`.
+const HOST_GATEWAY: &str = "host-gateway";
+
+/// Writes the files in `/etc` that tell where the container is, and returns what to mount.
+fn etc_mounts(container: &Container, network: &Network) -> Result<Vec<MountPoint>, StartContainerError> {
+    let record = &container.record;
+    let mut hosts = Vec::new();
+    for text in record.host_config.extra_hosts.iter().flatten() {
+        let bad = || StartContainerError::Host { text: text.clone() };
+        let (name, address) = text.split_once([':', '=']).ok_or_else(bad)?;
+        let address: IpAddr = match (address.trim_start_matches('[').trim_end_matches(']'), network.gateway()) {
+            (HOST_GATEWAY, Some(gateway)) => gateway.into(),
+            (HOST_GATEWAY, None) => std::net::Ipv4Addr::LOCALHOST.into(),
+            (address, _) => address.parse().map_err(|_| bad())?,
+        };
+        hosts.push((name.to_owned(), address));
+    }
+    let resolv_conf = match record.host_config.dns.as_slice() {
+        [] => {
+            // A machine without the file has no resolver; the container gets what takes its place.
+            let host = fs::read("/etc/resolv.conf").unwrap_or_default();
+            etc_files::resolv_conf(&String::from_utf8_lossy(&host), network.is_host())
+        }
+        servers => {
+            let mut text: String = servers.iter().map(|address| format!("nameserver {address}\n")).collect();
+            for (word, values) in
+                [("search", &record.host_config.dns_search), ("options", &record.host_config.dns_options)]
+            {
+                if !values.is_empty() {
+                    text.push_str(&format!("{word} {}\n", values.join(" ")));
+                }
+            }
+            text
+        }
+    };
+    let hostname = &record.config.hostname;
+    let files = [
+        ("hosts", etc_files::hosts(hostname, network.address().map(Into::into), &hosts)),
+        ("hostname", etc_files::hostname(hostname)),
+        ("resolv.conf", resolv_conf),
+    ];
+    let folder = container.folder().join("etc");
+    let failed = |path: &Path, source| StartContainerError::Write { path: path.to_owned(), source };
+    fs::create_dir_all(&folder).map_err(|source| failed(&folder, source))?;
+    let mut mounts = Vec::new();
+    for (name, text) in files {
+        let path = folder.join(name);
+        // The container may have put a link in its place, but not here: only the file itself is mounted.
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            // For every user of the container, whatever our umask is.
+            file.set_permissions(fs::Permissions::from_mode(0o644))
+        });
+        written.map_err(|source| failed(&path, source))?;
+        mounts.push(MountPoint {
+            target: format!("/etc/{name}"),
+            kind: MountKind::Bind { source: path, read_only: false },
+        });
+    }
+    Ok(mounts)
+}
+
+fn describe_mount(mount: &record::Mount) -> Result<MountPoint, StartContainerError> {
+    let kind = match mount.kind {
+        record::MountKind::Tmpfs => {
+            MountKind::Tmpfs { size: mount.size, mode: mount.permissions, read_only: mount.read_only }
+        }
+        record::MountKind::Bind | record::MountKind::Volume => {
+            let found = fs::canonicalize(&mount.source).map_err(|source| StartContainerError::MountSource {
+                path: mount.source.clone(),
+                target: mount.target.clone(),
+                source,
+            })?;
+            MountKind::Bind { source: found, read_only: mount.read_only }
+        }
+    };
+    Ok(MountPoint { target: mount.target.clone(), kind })
+}
+
+/// Adds devices, and the right to use them.
+fn add_devices(spec: &mut Spec, devices: &[DeviceMapping]) -> Result<(), StartContainerError> {
+    let Some(linux) = spec.linux_mut().as_mut() else { return Ok(()) };
+    for device in devices {
+        let path = || PathBuf::from(&device.path_on_host);
+        let found = stat(&device.path_on_host)
+            .map_err(|error| StartContainerError::Device { path: path(), source: error.into() })?;
+        let kind = match FileType::from_raw_mode(found.st_mode) {
+            FileType::CharacterDevice => LinuxDeviceType::C,
+            FileType::BlockDevice => LinuxDeviceType::B,
+            _ => return Err(StartContainerError::NotADevice { path: path() }),
+        };
+        let (major, minor) = (i64::from(major(found.st_rdev)), i64::from(minor(found.st_rdev)));
+        let node = LinuxDeviceBuilder::default()
+            .path(&device.path_in_container)
+            .typ(kind)
+            .major(major)
+            .minor(minor)
+            .file_mode(found.st_mode & 0o777)
+            .uid(found.st_uid)
+            .gid(found.st_gid)
+            .build()?;
+        linux.devices_mut().get_or_insert_default().push(node);
+        let right = LinuxDeviceCgroupBuilder::default()
+            .allow(true)
+            .typ(kind)
+            .major(major)
+            .minor(minor)
+            .access(&device.cgroup_permissions)
+            .build()?;
+        let resources = linux.resources_mut().get_or_insert_with(LinuxResources::default);
+        resources.devices_mut().get_or_insert_default().push(right);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_containers_variables_win_and_a_lone_name_takes_one_away() {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let mut all = words("PATH=/bin A=1 B=2");
+        merge_environment(&mut all, &words("B=3 C=4 A"));
+        assert_eq!(all, words("PATH=/bin B=3 C=4"));
+    }
+
+    #[test]
+    fn security_options_are_read_as_docker_does() {
+        let read = |option: &str| security(&[option.to_owned()]);
+        assert!(matches!(read("no-new-privileges"), Ok((true, Seccomp::Default))));
+        assert!(matches!(read("no-new-privileges:true"), Ok((true, _))));
+        assert!(matches!(read("no-new-privileges=false"), Ok((false, _))));
+        assert!(matches!(read("seccomp=unconfined"), Ok((false, Seccomp::Unconfined))));
+        assert!(matches!(read("seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"}"), Ok((_, Seccomp::Profile(_)))));
+        assert!(read("seccomp={").is_err());
+    }
+}
