@@ -53,6 +53,45 @@ pub(crate) fn names_in(folder: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
     Ok(names)
 }
 
+/// The names in a folder, sorted by bytes, one behind the other: a million take little more than their letters.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    // Invariant: at each of `starts` two bytes say how long the name behind them is.
+    bytes: Vec<u8>,
+    starts: Vec<u32>,
+}
+
+impl Names {
+    /// Reads the names, without `.` and `..`.
+    pub(crate) fn read(folder: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let mut names = Self::default();
+        for entry in Dir::read_from(folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let length = u16::try_from(name.len()).map_err(|_| Errno::NAMETOOLONG)?;
+            names.starts.push(u32::try_from(names.bytes.len()).map_err(|_| Errno::OVERFLOW)?);
+            names.bytes.extend_from_slice(&length.to_le_bytes());
+            names.bytes.extend_from_slice(name);
+        }
+        let Self { bytes, starts } = &mut names;
+        starts.sort_unstable_by(|one, other| name_at(bytes, *one).cmp(name_at(bytes, *other)));
+        Ok(names)
+    }
+
+    pub(crate) fn get(&self, index: usize) -> Option<&[u8]> {
+        self.starts.get(index).map(|start| name_at(&self.bytes, *start))
+    }
+}
+
+fn name_at(bytes: &[u8], start: u32) -> &[u8] {
+    let start = start as usize + 2;
+    let length = u16::from_le_bytes([bytes[start - 2], bytes[start - 1]]);
+    &bytes[start..start + usize::from(length)]
+}
+
 /// Returns an extended attribute, or `None` when there is none.
 pub(crate) fn xattr(file: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>, Errno> {
     let mut value = vec![0; 256];

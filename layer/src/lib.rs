@@ -41,4 +41,4 @@ pub use diff::{DiffError, diff};
 pub use entry::{Entry, EntryKind, Timestamp};
 pub use pack::{PackError, PackOptions, PackedTar, pack_diff, pack_tree, write_diff, write_tree};
 pub use remove::remove_tree;
-pub use tree::{Follow, Node, NodeKind, Tree, TreeError};
+pub use tree::{Children, Follow, Node, NodeKind, Tree, TreeError};
