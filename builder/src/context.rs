@@ -9,7 +9,7 @@ use store::Store;
 use crate::fault::Fault;
 use crate::files::source::{Appearance, SourceTree};
 use crate::ignore::Ignore;
-use crate::stat_cache;
+use crate::stat_cache::{self, Digests};
 
 /// The build context.
 #[derive(Clone, Debug)]
@@ -56,11 +56,12 @@ impl LazyContext {
         }
         let source = Arc::new(match &self.context {
             Context::None => {
-                SourceTree::of_folder(Tree::of_layers(Vec::new())?, Ignore::default(), stat_cache::Digests::default())
+                SourceTree::of_folder(Tree::of_layers(Vec::new())?, Ignore::default(), Digests::new(store.home()))
             }
             Context::Fetched(folder) => SourceTree::of_fetched(
                 Tree::of_folder(folder)
                     .map_err(|error| Fault::because("cannot read the files of the build context", &error))?,
+                store.home(),
             )
             .appearing(self.appearance),
             Context::Folder(folder) | Context::Checkout { folder, .. } => {
@@ -75,7 +76,7 @@ impl LazyContext {
                     .map_err(|error| Fault::because(format!("cannot use {name}"), &error))?;
                 let known = match &self.context {
                     Context::Folder(folder) => stat_cache::load(store, folder),
-                    _ => stat_cache::Digests::default(),
+                    _ => Digests::new(store.home()),
                 };
                 SourceTree::of_folder(tree, ignore, known).appearing(self.appearance)
             }

@@ -139,7 +139,7 @@ impl Layers {
             return Ok(source.clone());
         }
         let tree = self.snapshot(store, cancel)?.tree()?;
-        Ok(self.source.get_or_init(|| Arc::new(SourceTree::of_layers(tree))).clone())
+        Ok(self.source.get_or_init(|| Arc::new(SourceTree::of_layers(tree, store.home()))).clone())
     }
 
     /// Fetches the blobs of all layers that are somewhere else.

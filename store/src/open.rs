@@ -1,6 +1,6 @@
 //! [`Store`]: opening one, and the way to its parts.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -122,8 +122,12 @@ impl Store {
 
     /// Replaces a file from which something is known sooner: whole or not there, but a crash of the machine may damage
     /// it, so whoever reads it must notice.
-    pub fn remember(&self, path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-        self.parts.home.write_file(path, bytes, false)
+    pub fn remember<E: From<FileError>>(
+        &self,
+        path: &Path,
+        write: impl FnOnce(&mut File) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.parts.home.stream_file(path, false, write)
     }
 
     /// Returns immutable bytes, found by digest.

@@ -1,9 +1,10 @@
 //! [`Changes`]: what a step does to the files below it, and the layer that says so.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use layer::entry::{OPAQUE_WHITEOUT, WHITEOUT_PREFIX, join_path, split_path};
@@ -11,8 +12,9 @@ use layer::hashing::HashingReader;
 use layer::{Entry, EntryKind, Node, Timestamp, tar};
 use oci::Digest;
 
+use super::bulk::Bulk;
 use super::index::Stat;
-use super::outline::{Found, Identity, Outline, Place};
+use super::outline::{Cursor, Identity, Outline, Place, Places};
 use super::path::{self, lossy};
 use super::source::SourceTree;
 use super::view::{View, step};
@@ -20,7 +22,7 @@ use crate::cancel::Cancel;
 use crate::fault::{Fault, StepError};
 
 /// Where the bytes of a file are until the layer is written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Data {
     /// It has none.
     None,
@@ -64,8 +66,11 @@ pub(crate) struct Times {
 #[derive(Debug)]
 pub(crate) struct Changes {
     view: View,
-    /// By path; the entries have none of their own, which would take memory for each file once more.
+    /// By path, with zeros for the slashes: then they are in the order of a walk. The entries have no paths of their own,
+    /// which would take memory for each file once more.
     changes: BTreeMap<Vec<u8>, Box<Change>>,
+    /// What is in a folder of which there are only the folders above, and itself, among `changes`.
+    bulk: Option<Bulk>,
     newest: Option<i64>,
     /// `SOURCE_DATE_EPOCH`, once [`Changes::settle`] knows it.
     epoch: Option<i64>,
@@ -73,7 +78,12 @@ pub(crate) struct Changes {
 
 impl Changes {
     pub(crate) fn new(view: View) -> Self {
-        Self { view, changes: BTreeMap::new(), newest: None, epoch: None }
+        Self { view, changes: BTreeMap::new(), bulk: None, newest: None, epoch: None }
+    }
+
+    /// Returns what is below the changes.
+    pub(crate) fn view(&self) -> &View {
+        &self.view
     }
 
     /// Looks at a path that has no symbolic link on its way.
@@ -82,11 +92,13 @@ impl Changes {
             // The root is always there, even where no layer speaks of it.
             return Ok(Some(Stat::of(&Entry::new(Vec::new(), EntryKind::Directory, 0o755))));
         }
-        if let Some(change) = self.changes.get(path) {
+        let key = key(path);
+        if let Some(change) = self.changes.get(&key) {
             return Ok(Some(Stat::of(&change.entry)));
         }
         let hides = |change: &Change| change.opaque || change.entry.kind != EntryKind::Directory;
-        if path::ancestors(path).any(|above| self.changes.get(above).is_some_and(|change| hides(change))) {
+        let mut above = memchr::memrchr_iter(0, &key).map(|end| &key[..end]);
+        if above.any(|above| self.changes.get(above).is_some_and(|change| hides(change))) {
             return Ok(None);
         }
         self.view.lstat(path)
@@ -119,44 +131,64 @@ impl Changes {
     /// Puts a file in its place. The caller has made sure that the folder is there, and that what is replaced may be.
     pub(crate) fn put(&mut self, mut change: Change) -> Result<(), Fault> {
         if !change.is_new {
-            let seconds = change.entry.mtime.seconds;
-            self.newest = Some(self.newest.map_or(seconds, |newest| newest.max(seconds)));
+            self.newest = self.newest.max(Some(change.entry.mtime.seconds));
         }
         let path = std::mem::take(&mut change.entry.path);
+        let key = key(&path);
         if change.entry.kind == EntryKind::Directory {
-            let before = self.changes.get(&path);
+            let before = self.changes.get(&key);
             change.opaque = match before {
                 Some(before) if before.entry.kind == EntryKind::Directory => before.opaque,
                 Some(_) => self.view.lstat(&path)?.is_some_and(|stat| stat.is_folder()),
                 None => false,
             };
         } else {
-            self.forget_below(&path);
+            self.forget_below(&key);
         }
-        self.changes.insert(path, Box::new(change));
+        self.changes.insert(key, Box::new(change));
         Ok(())
+    }
+
+    /// Tells whether nothing was changed so far but a folder and those above it.
+    pub(crate) fn is_only_above(&self, folder: &[u8]) -> bool {
+        let folder = key(folder);
+        let is_above =
+            |path: &[u8]| folder.strip_prefix(path).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == 0));
+        self.bulk.is_none() && self.changes.iter().all(|(path, change)| !change.opaque && is_above(path))
+    }
+
+    /// Puts all that is in a folder in its place, where [nothing else](Changes::is_only_above) is. Whoever puts more must
+    /// [thaw](Changes::thaw) it first.
+    pub(crate) fn put_bulk(&mut self, bulk: Bulk) {
+        self.newest = self.newest.max(bulk.newest);
+        self.bulk = Some(bulk);
+    }
+
+    /// Puts a folder's content in its place file by file, so that others can be put beside them.
+    pub(crate) fn thaw(&mut self) -> Result<(), Fault> {
+        let Some(bulk) = self.bulk.take() else { return Ok(()) };
+        // A bulk looks only at what is below.
+        let view = std::mem::replace(&mut self.view, View::empty());
+        let thawed = bulk.thaw(&view, &mut |change| self.put(change));
+        self.view = view;
+        thawed
     }
 
     /// Returns what was put at a path, to change it.
     pub(crate) fn get_mut(&mut self, path: &[u8]) -> Option<&mut Change> {
-        self.changes.get_mut(path).map(Box::as_mut)
+        self.changes.get_mut(&key(path)).map(Box::as_mut)
     }
 
     /// Returns what was put at a path, as it will be at another.
     pub(crate) fn twin(&self, path: &[u8], other: &[u8]) -> Option<Change> {
-        let Change { entry, data, is_new, opaque: _, identity } = &**self.changes.get(path)?;
-        let data = match data {
-            Data::None => Data::None,
-            Data::Source(source, node) => Data::Source(source.clone(), node.clone()),
-            Data::Bytes(bytes) => Data::Bytes(bytes.clone()),
-            Data::Range(file, offset) => Data::Range(file.clone(), *offset),
-        };
+        let change = self.changes.get(&key(path))?;
+        let Change { entry, data, is_new, opaque: _, identity } = &**change;
         let entry = Entry { path: other.to_vec(), ..entry.clone() };
-        Some(Change { entry, data, is_new: *is_new, opaque: false, identity: *identity })
+        Some(Change { entry, data: data.clone(), is_new: *is_new, opaque: false, identity: *identity })
     }
 
     fn forget_below(&mut self, folder: &[u8]) {
-        let start = join_path(folder, b"");
+        let start = [folder, &[0]].concat();
         let below: Vec<_> = self
             .changes
             .range(start.clone()..)
@@ -170,9 +202,10 @@ impl Changes {
     }
 
     /// Yields the files whose names are how a layer says that another file is gone: `.wh.NAME`.
-    pub(crate) fn whiteouts(&self) -> impl Iterator<Item = &[u8]> {
-        let is_whiteout = |path: &&[u8]| split_path(path).1.starts_with(WHITEOUT_PREFIX);
-        self.changes.keys().map(Vec::as_slice).filter(is_whiteout)
+    pub(crate) fn whiteouts(&self) -> impl Iterator<Item = Vec<u8>> {
+        let is_whiteout = |path: &Vec<u8>| split_path(path).1.starts_with(WHITEOUT_PREFIX);
+        let bulk = self.bulk.iter().flat_map(|bulk| bulk.whiteouts.iter().cloned());
+        self.changes.keys().map(|key| path_of(key)).filter(is_whiteout).chain(bulk)
     }
 
     /// Returns the newest time of what is copied, or the fallback: when this step's layer counts as made.
@@ -194,105 +227,124 @@ impl Changes {
                     entry.kind = EntryKind::Hardlink { target: first.clone() };
                     change.data = Data::None;
                 }
-                None => drop(identities.insert(identity, path.clone())),
+                None => drop(identities.insert(identity, path_of(path))),
             }
         }
     }
 
-    /// Finds what was settled in an earlier layer, each change in order; `None` when that is so little that the layer is
-    /// better written whole.
-    pub(crate) fn find_in(&self, outline: &Outline) -> Option<Vec<Option<Found>>> {
-        let (mut all, mut fresh) = (0_u64, 0_u64);
-        let mut places = Vec::with_capacity(self.changes.len());
-        for (path, change) in &self.changes {
-            // A header, and about what it costs to open a file and read it.
-            let cost = change.entry.size() + 4096;
-            all += cost;
-            let place = change.known_identity(path).and_then(|identity| outline.find(identity));
-            fresh += if place.is_none() { cost } else { 0 };
-            places.push(place);
+    /// Hands out what was settled in the order of a walk: the entry, its bytes, and whether nothing shows through.
+    fn each(&self, mut take: impl FnMut(Entry, &Data, bool) -> Result<(), StepError>) -> Result<(), StepError> {
+        for (key, Change { entry, data, opaque, .. }) in self.changes.iter().map(|(key, change)| (key, &**change)) {
+            take(Entry { path: path_of(key), ..entry.clone() }, data, *opaque)?;
         }
-        (fresh <= all / 4).then_some(places)
+        let Some(bulk) = &self.bulk else { return Ok(()) };
+        bulk.each(&self.view, &mut |Change { mut entry, data, .. }| {
+            entry.mtime = clamp(entry.mtime, self.epoch);
+            take(entry, &data, false)
+        })
+    }
+
+    fn count(&self) -> u64 {
+        self.changes.len() as u64 + self.bulk.as_ref().map_or(0, Bulk::count)
+    }
+
+    /// Tells of each change, in order, whether it is in an earlier layer; `None` when that are so few that the layer is
+    /// better written whole.
+    pub(crate) fn find_in(&self, outline: &Outline) -> Result<Option<Vec<bool>>, StepError> {
+        let (mut all, mut fresh) = (0_u64, 0_u64);
+        let mut found = Vec::new();
+        let mut cursor = outline.cursor();
+        self.each(|entry, data, _| {
+            // A header, and about what it costs to open a file and read it.
+            let cost = entry.size() + 4096;
+            all += cost;
+            let known = data.known_digest().map(|content| Identity::of(&entry, content.as_ref()));
+            let place = cursor.find(&entry.path)?;
+            let same = place.is_some_and(|place| known == Some(place.identity));
+            fresh += if same { 0 } else { cost };
+            found.push(same);
+            Ok(())
+        })?;
+        Ok((fresh <= all / 4).then_some(found))
     }
 
     /// Writes the layer of what was settled, in one pass over all sources but those that lie in the outline, where
-    /// [`Changes::find_in`] found them. The sink must be a patch of its base then.
+    /// [`Changes::find_in`] found them. The sink must be a patch of its base then. `spool` is a folder for lists.
     pub(crate) fn write<S: Sink>(
         &self,
         sink: &mut S,
-        outline: Option<(&Outline, &[Option<Found>])>,
+        outline: Option<(&Outline, &[bool])>,
+        spool: &Path,
         cancel: &Cancel,
     ) -> Result<Written, StepError> {
-        let (outline, places) = outline.unzip();
-        let mut places = places.unwrap_or_default().iter();
-        // A few more come for the folders above.
-        let room = if outline.is_none() { self.changes.len() + 16 } else { 0 };
-        let headers = (self.changes.len() <= MAX_HEADERS).then(Vec::new);
-        let written = Written { headers, places: Vec::with_capacity(room) };
-        let mut writer = LayerWriter { tar: tar::Writer::new(sink), outline, cancel, written };
-        let mut parents = BTreeSet::new();
-        for (path, change) in &self.changes {
+        let (outline, found) = outline.unzip();
+        let mut found = found.unwrap_or_default().iter();
+        let headers = (self.count() <= MAX_HEADERS as u64).then(Vec::new);
+        let written = Written { headers, places: Places::new(spool) };
+        let cursor = outline.map(Outline::cursor);
+        let mut writer = LayerWriter { tar: tar::Writer::new(sink), cursor, cancel, written };
+        // The last folder whose header, and those of the folders above it, were written.
+        let mut folder = Vec::new();
+        self.each(|entry, data, opaque| {
             if cancel.is_cancelled() {
                 return Err(StepError::Cancelled);
             }
-            self.write_parents(path, &mut parents, &mut writer)?;
-            if change.entry.kind == EntryKind::Directory {
-                parents.insert(path.as_slice());
+            self.write_parents(&entry.path, &mut folder, &mut writer)?;
+            let path = entry.path.clone();
+            if entry.kind == EntryKind::Directory {
+                folder.clone_from(&path);
             }
-            match (outline, places.next()) {
-                (Some(outline), Some(Some(found))) => writer.keep(change.named(path), outline.place(*found))?,
-                _ => writer.append(change.named(path), &change.data)?,
+            match found.next() {
+                Some(true) => writer.keep(entry)?,
+                _ => writer.append(entry, data)?,
             }
-            if change.opaque {
-                let name = join_path(path, OPAQUE_WHITEOUT);
+            if opaque {
+                let name = join_path(&path, OPAQUE_WHITEOUT);
                 writer.append(Entry::new(name, EntryKind::File { size: 0 }, 0), &Data::None)?;
             }
-        }
+            Ok(())
+        })?;
         writer.tar.finish()?;
         Ok(writer.written)
     }
 
-    /// Writes the headers of the folders above a path as they are, once each.
-    fn write_parents<'a>(
+    /// Writes the headers of the folders above a path as they are, once each: paths come in the order of a walk, so those
+    /// that were written are above the last, or it.
+    fn write_parents(
         &self,
-        path: &'a [u8],
-        parents: &mut BTreeSet<&'a [u8]>,
+        path: &[u8],
+        written: &mut Vec<u8>,
         writer: &mut LayerWriter<'_, impl Sink>,
     ) -> Result<(), StepError> {
-        let (folder, _) = split_path(path);
-        if folder.is_empty() || parents.contains(folder) {
-            return Ok(());
-        }
-        let mut missing: Vec<&[u8]> = path::ancestors(path).take_while(|folder| !parents.contains(*folder)).collect();
+        let is_written = |folder: &[u8]| *folder == **written || path::is_below(written, folder);
+        let mut missing: Vec<&[u8]> = path::ancestors(path).take_while(|folder| !is_written(folder)).collect();
         missing.reverse();
-        for folder in missing {
+        for folder in &missing {
             if let Some(stat) = self.view.lstat(folder)? {
-                let mut entry = Entry::new(folder, EntryKind::Directory, stat.mode);
+                let mut entry = Entry::new(*folder, EntryKind::Directory, stat.mode);
                 (entry.uid, entry.gid, entry.mtime) = (stat.uid, stat.gid, clamp(stat.mtime, self.epoch));
                 writer.append(entry, &Data::None)?;
             }
-            parents.insert(folder);
+        }
+        if let Some(last) = missing.last() {
+            *written = last.to_vec();
         }
         Ok(())
     }
 }
 
+/// Returns a path so that bytes are sorted as a walk meets paths.
+fn key(path: &[u8]) -> Vec<u8> {
+    path.iter().map(|byte| if *byte == b'/' { 0 } else { *byte }).collect()
+}
+
+fn path_of(key: &[u8]) -> Vec<u8> {
+    key.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect()
+}
+
 /// Makes a time no later than the epoch.
 fn clamp(mtime: Timestamp, epoch: Option<i64>) -> Timestamp {
     epoch.map_or(mtime, |epoch| mtime.min(Timestamp::from_seconds(epoch)))
-}
-
-impl Change {
-    /// Returns what the change is in a tar, if that is known without reading.
-    fn known_identity(&self, path: &[u8]) -> Option<Identity> {
-        let content = self.data.known_digest()?;
-        Some(Identity::of(&self.named(path), content.as_ref()))
-    }
-
-    /// Returns the entry with its path.
-    fn named(&self, path: &[u8]) -> Entry {
-        Entry { path: path.to_vec(), ..self.entry.clone() }
-    }
 }
 
 impl Data {
@@ -313,7 +365,7 @@ pub(crate) struct Written {
     /// The headers, unless there are so many that they would fill memory.
     pub(crate) headers: Option<Vec<Entry>>,
     /// Where the entries are of which the content is known.
-    pub(crate) places: Vec<Place>,
+    pub(crate) places: Places,
 }
 
 /// Up to so many headers of a new layer stay in memory.
@@ -328,14 +380,21 @@ pub(crate) trait Sink: Write {
 /// Writes entries, or takes them from an earlier layer.
 struct LayerWriter<'a, S: Sink> {
     tar: tar::Writer<&'a mut S>,
-    outline: Option<&'a Outline>,
+    /// Where the earlier layer has which entry.
+    cursor: Option<Cursor<'a>>,
     cancel: &'a Cancel,
     written: Written,
 }
 
 impl<S: Sink> LayerWriter<'_, S> {
-    /// Takes an entry from the earlier layer.
-    fn keep(&mut self, entry: Entry, place: Place) -> Result<(), StepError> {
+    /// Takes an entry from the earlier layer, where it was found before.
+    fn keep(&mut self, entry: Entry) -> Result<(), StepError> {
+        let place = self.cursor.as_mut().map(|cursor| cursor.find(&entry.path)).transpose()?.flatten();
+        let place = place.ok_or_else(|| Fault::new("the outline of a layer changed while it was read"))?;
+        self.keep_at(entry, place)
+    }
+
+    fn keep_at(&mut self, entry: Entry, place: Place) -> Result<(), StepError> {
         let kept = self.tar.ready_made(place.length)?.keep(place.start, place.length);
         self.stoppable(kept.map_err(tar::TarWriteError::Write))?;
         self.note(entry);
@@ -344,17 +403,19 @@ impl<S: Sink> LayerWriter<'_, S> {
 
     /// Writes an entry, or takes it from the earlier layer when it has none of its own bytes and lies there.
     fn append(&mut self, entry: Entry, data: &Data) -> Result<(), StepError> {
-        if let (Some(outline), Data::None) = (self.outline, data)
-            && let Some(found) = outline.find(Identity::of(&entry, None))
+        if let (Some(cursor), Data::None) = (&mut self.cursor, data)
+            && let Some(place) = cursor.find(&entry.path)?
+            && place.identity == Identity::of(&entry, None)
         {
-            return self.keep(entry, outline.place(found));
+            return self.keep_at(entry, place);
         }
         let start = self.tar.position();
         let known = data.known_digest();
         let new = self.append_data(&entry, data)?;
-        if let (Some(content), None) = (known.or(new.map(Some)), self.outline) {
+        if let (Some(content), None) = (known.or(new.map(Some)), &self.cursor) {
             let identity = Identity::of(&entry, content.as_ref());
-            self.written.places.push(Place { identity, start, length: self.tar.position() - start });
+            let place = Place { identity, start, length: self.tar.position() - start };
+            self.written.places.push(&entry.path, &place)?;
         }
         self.note(entry);
         Ok(())
@@ -493,18 +554,19 @@ mod tests {
                 std::fs::write(folder.path().join("a"), vec![b'0'; 4 << 20]).expect("written");
                 std::fs::write(&path, vec![b'1'; 4 << 20]).expect("written");
                 let tree = layer::Tree::of_folder(folder.path()).expect("opened");
-                let source = Arc::new(SourceTree::of_folder(tree, Ignore::default(), Digests::default()));
+                let source = Arc::new(SourceTree::of_folder(tree, Ignore::default(), Digests::new(folder.path())));
                 let mut changes = Changes::new(View::empty());
                 for found in copy::collect(&source, &Selection::default()).expect("walked") {
                     if is_known {
-                        source.digest(&found.items[1].node, &Cancel::new()).expect("read");
+                        let b = found.items.iter().nth(1).expect("two files").expect("read");
+                        source.digest(&b.node, &Cancel::new()).expect("read");
                     }
                     copy::apply(&mut changes, &source, &found, "/", &Manner::default(), 1).expect("copied");
                 }
                 let meddle = || meddle(&path);
                 let times = Times { fallback: 0, epoch: None };
                 changes.settle(times);
-                let told = match changes.write(&mut Meddler(Some(&meddle)), None, &Cancel::new()) {
+                let told = match changes.write(&mut Meddler(Some(&meddle)), None, folder.path(), &Cancel::new()) {
                     Ok(_) => String::new(),
                     Err(StepError::Fault(fault)) => fault.message,
                     Err(other) => panic!("{other:?}"),

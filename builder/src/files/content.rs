@@ -2,6 +2,7 @@
 //! not times.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use layer::{Node, NodeKind};
 use oci::Digest;
@@ -16,7 +17,7 @@ use crate::fault::{Fault, StepError};
 pub(crate) fn write(
     key: &mut KeyWriter,
     source: &SourceTree,
-    collected: &[Collected],
+    collected: &[Arc<Collected>],
     cancel: &Cancel,
 ) -> Result<(), StepError> {
     for found in collected {
@@ -27,13 +28,14 @@ pub(crate) fn write(
         if found.root.kind != NodeKind::Directory {
             write_node(key, source, &found.root, cancel)?;
         }
-        for item in &found.items {
+        for item in found.items.iter() {
+            let item = item?;
             key.bytes("path", item.path());
             // Such a folder leaves more of one that is there as it was.
             key.number("parent", item.is_parent.into());
             write_node(key, source, &item.node, cancel)?;
         }
-        key.number("items", found.items.len() as u64);
+        key.number("items", found.items.count());
     }
     key.number("sources", collected.len() as u64);
     Ok(())
@@ -51,12 +53,13 @@ pub(crate) fn write_root(
 
 /// Lists what was collected, for telling later which file made a difference: mode, what it is, and path, each file on a
 /// line. Files of which no digest is known are left out.
-pub(crate) fn list(lines: &mut dyn Write, source: &SourceTree, collected: &[Collected]) -> Result<(), StepError> {
+pub(crate) fn list(lines: &mut dyn Write, source: &SourceTree, collected: &[Arc<Collected>]) -> Result<(), StepError> {
     for found in collected {
         if found.root.kind != NodeKind::Directory {
             list_node(lines, source, &found.root)?;
         }
-        for item in &found.items {
+        for item in found.items.iter() {
+            let item = item?;
             list_node(lines, source, &item.node)?;
         }
     }
@@ -85,9 +88,19 @@ fn list_node(lines: &mut dyn Write, source: &SourceTree, node: &Node) -> Result<
 }
 
 /// Tells whether the digests of all files are known, so that writing the key costs nothing.
-pub(crate) fn is_known(source: &SourceTree, collected: &[Collected]) -> bool {
+pub(crate) fn is_known(source: &SourceTree, collected: &[Arc<Collected>]) -> Result<bool, Fault> {
     let known = |node: &Node| node.kind != NodeKind::File || source.knows(node);
-    collected.iter().all(|found| known(&found.root) && found.items.iter().all(|item| known(&item.node)))
+    for found in collected {
+        if !known(&found.root) {
+            return Ok(false);
+        }
+        for item in found.items.iter() {
+            if !known(&item?.node) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 fn write_node(key: &mut KeyWriter, source: &SourceTree, node: &Node, cancel: &Cancel) -> Result<(), StepError> {

@@ -8,10 +8,13 @@ use std::sync::Arc;
 use layer::entry::{join_path, split_path};
 use layer::{Entry, EntryKind, Node, NodeKind};
 
+use super::bulk::Bulk;
 use super::changes::{Change, Changes, Data};
+use super::index::Stat;
 use super::mode::ModeChange;
 use super::path::{clean, lossy, names};
 use super::source::{Seen, SourceTree};
+use super::spool::{Records, Spool};
 use crate::fault::Fault;
 use crate::ignore::{Ignore, Matched, glob};
 use crate::plan::nearest;
@@ -39,9 +42,53 @@ pub(crate) struct Collected {
     /// The file or folder itself, links followed.
     pub(crate) root: Arc<Node>,
     /// What is in it, folders before what is in them.
-    pub(crate) items: Vec<Item>,
+    pub(crate) items: Items,
     /// Whether only what patterns name is wanted.
     pub(crate) has_include: bool,
+}
+
+impl Collected {
+    /// Tells whether a folder at the place of an item keeps what it has but its mode.
+    pub(crate) fn keeps_existing(&self, item: &Item) -> bool {
+        item.node.kind == NodeKind::Directory && (item.is_parent || self.has_include)
+    }
+}
+
+/// What is below a collected folder, in the order of a walk.
+#[derive(Debug)]
+pub(crate) struct Items {
+    spool: Spool,
+}
+
+impl Items {
+    fn push(&mut self, item: &Item) -> Result<(), Fault> {
+        let Item { above, node, is_parent } = item;
+        self.spool.push(|bytes| {
+            bytes.extend_from_slice(&(*above as u64).to_le_bytes());
+            bytes.push(u8::from(*is_parent));
+            node.write_bytes(bytes);
+        })
+    }
+
+    /// Returns how many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.spool.count()
+    }
+
+    /// Yields them, folders before what is in them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Result<Item, Fault>> {
+        struct Iter<'a>(Records<'a>);
+        impl Iterator for Iter<'_> {
+            type Item = Result<Item, Fault>;
+
+            fn next(&mut self) -> Option<Self::Item> {
+                let read =
+                    |bytes: &[u8]| Item::from_bytes(bytes).ok_or_else(|| Fault::new("a list of files is damaged"));
+                self.0.next().map(|record| record.map(read)).transpose().map(Result::flatten)
+            }
+        }
+        Iter(self.spool.read())
+    }
 }
 
 /// Something below a collected folder.
@@ -59,6 +106,13 @@ impl Item {
         Self { above: node.path.len() - path.len(), node: Arc::new(node), is_parent }
     }
 
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (above, bytes) = bytes.split_first_chunk()?;
+        let (is_parent, bytes) = bytes.split_first()?;
+        let above = usize::try_from(u64::from_le_bytes(*above)).ok()?;
+        Some(Self { above, node: Arc::new(Node::from_bytes(bytes)?), is_parent: *is_parent == 1 })
+    }
+
     /// Returns its path below the folder.
     pub(crate) fn path(&self) -> &[u8] {
         &self.node.path[self.above..]
@@ -66,7 +120,7 @@ impl Item {
 }
 
 /// Walks everything that a selection takes.
-pub(crate) fn collect(source: &SourceTree, selection: &Selection) -> Result<Vec<Collected>, Fault> {
+pub(crate) fn collect(source: &SourceTree, selection: &Selection) -> Result<Vec<Arc<Collected>>, Fault> {
     let matcher = |patterns: &[String]| Ignore::from_patterns(patterns.iter().map(String::as_str));
     let exclude = if selection.exclude.is_empty() { None } else { Some(matcher(&selection.exclude)?) };
     let include = selection.include.as_ref();
@@ -119,6 +173,7 @@ fn find_matches(source: &SourceTree, folder: &Seen, patterns: &[&[u8]], found: &
         return Ok(());
     }
     for child in source.children(folder)? {
+        let child = child?;
         let matched = glob::matches(pattern, child.node.name())
             .map_err(|error| Fault::because(format!("invalid pattern `{}`", lossy(pattern)), &error))?;
         match (matched, rest.is_empty()) {
@@ -137,7 +192,7 @@ fn collect_one(
     is_match: bool,
     filter: &Filter,
     strict: bool,
-) -> Result<Collected, Fault> {
+) -> Result<Arc<Collected>, Fault> {
     let root = match source.lookup(&source.resolve(path, true)?)? {
         Some(root) => root,
         None => return Err(not_found(source, path)?),
@@ -148,27 +203,30 @@ fn collect_one(
             return Err(not_found(source, &wanted)?);
         }
     }
-    let mut items = Vec::new();
     let state = State {
         include: filter.include.as_ref().map(Ignore::root),
         exclude: filter.exclude.as_ref().map(Ignore::root),
     };
+    let mut walk = Walk { source, filter, items: Items { spool: Spool::new(source.spool()) }, parents: Vec::new() };
     if root.is_folder() {
-        walk(source, &root, b"", &state, filter, &mut items)?;
+        walk.folder(&root, b"", &state)?;
     }
-    if let (Some(required), None, true) = (&filter.required, &filter.exclude, items.is_empty()) {
+    let items = walk.items;
+    if let (Some(required), None, 0) = (&filter.required, &filter.exclude, items.count()) {
         let fault = Fault::new(format!("\"/{}\": not found", lossy(&join_path(&root.node.path, required.as_bytes()))));
         return Err(fault.hint("--parents follows no symbolic link on the way to what it copies"));
     }
     if strict {
-        let is_link = |item: &&Item| item.node.kind == NodeKind::Symlink && !item.path().contains(&b'/');
-        for item in items.iter().filter(is_link) {
-            if source.lookup(&source.resolve(&item.node.path, true)?)?.is_none() {
+        for item in items.iter() {
+            let item = item?;
+            let is_link = item.node.kind == NodeKind::Symlink && !item.path().contains(&b'/');
+            if is_link && source.lookup(&source.resolve(&item.node.path, true)?)?.is_none() {
                 return Err(not_found(source, &item.node.path)?);
             }
         }
     }
-    Ok(Collected { name, is_match, root: Arc::new(root.node), items, has_include: filter.include.is_some() })
+    let has_include = filter.include.is_some();
+    Ok(Arc::new(Collected { name, is_match, root: Arc::new(root.node), items, has_include }))
 }
 
 /// What patterns said of a folder.
@@ -177,41 +235,57 @@ struct State {
     exclude: Option<Matched>,
 }
 
-fn walk(
-    source: &SourceTree,
-    folder: &Seen,
-    path: &[u8],
-    state: &State,
-    filter: &Filter,
-    items: &mut Vec<Item>,
-) -> Result<(), Fault> {
-    for child in source.children(folder)? {
-        let path = join_path(path, child.node.name());
-        let step = |ignore: &Option<Ignore>, matched: &Option<Matched>| match (ignore, matched) {
-            (Some(ignore), Some(matched)) => {
-                let (matches, next) = ignore.step(matched, &path);
-                (Some(matches), Some(next))
+struct Walk<'a> {
+    source: &'a SourceTree,
+    filter: &'a Filter,
+    items: Items,
+    /// The folders on the way that are not wanted themselves: they come along when something in them does.
+    parents: Vec<Item>,
+}
+
+impl Walk<'_> {
+    fn folder(&mut self, folder: &Seen, path: &[u8], state: &State) -> Result<(), Fault> {
+        let (source, filter) = (self.source, self.filter);
+        for child in source.children(folder)? {
+            let child = child?;
+            let path = join_path(path, child.node.name());
+            let step = |ignore: &Option<Ignore>, matched: &Option<Matched>| match (ignore, matched) {
+                (Some(ignore), Some(matched)) => {
+                    let (matches, next) = ignore.step(matched, &path);
+                    (Some(matches), Some(next))
+                }
+                _ => (None, None),
+            };
+            let (included, include) = step(&filter.include, &state.include);
+            let (excluded, exclude) = step(&filter.exclude, &state.exclude);
+            let wanted = included.unwrap_or(true) && !excluded.unwrap_or(false);
+            if !child.is_folder() {
+                if wanted {
+                    self.take(&Item::new(&path, child.node, false))?;
+                }
+                continue;
             }
-            _ => (None, None),
-        };
-        let (included, include) = step(&filter.include, &state.include);
-        let (excluded, exclude) = step(&filter.exclude, &state.exclude);
-        let wanted = included.unwrap_or(true) && !excluded.unwrap_or(false);
-        if !child.is_folder() {
+            let item = Item::new(&path, child.node.clone(), !wanted);
             if wanted {
-                items.push(Item::new(&path, child.node, false));
+                self.take(&item)?;
+                self.folder(&child, &path, &State { include, exclude })?;
+            } else {
+                let above = self.parents.len();
+                self.parents.push(item);
+                self.folder(&child, &path, &State { include, exclude })?;
+                // Gone if it was taken along.
+                self.parents.truncate(above);
             }
-            continue;
         }
-        // A folder that is not wanted itself comes along when something in it does.
-        let before = items.len();
-        items.push(Item::new(&path, child.node.clone(), !wanted));
-        walk(source, &child, &path, &State { include, exclude }, filter, items)?;
-        if !wanted && items.len() == before + 1 {
-            items.pop();
-        }
+        Ok(())
     }
-    Ok(())
+
+    fn take(&mut self, item: &Item) -> Result<(), Fault> {
+        for parent in self.parents.drain(..) {
+            self.items.push(&parent)?;
+        }
+        self.items.push(item)
+    }
 }
 
 /// Says that a source is missing, whether it was ignored, and what was probably meant.
@@ -229,7 +303,8 @@ fn not_found(source: &SourceTree, path: &[u8]) -> Result<Fault, Fault> {
         |fault: Fault| if source.is_local() { fault.hint("only files below the context are seen") } else { fault };
     let (folder, name) = split_path(path);
     let Some(folder) = source.lookup(&source.resolve(folder, true)?)? else { return Ok(elsewhere(fault)) };
-    let names: Vec<String> = source.children(&folder)?.iter().map(|child| lossy(child.node.name())).collect();
+    let names: Vec<String> =
+        source.children(&folder)?.map(|child| Ok(lossy(child?.node.name()))).collect::<Result<_, Fault>>()?;
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     Ok(match nearest(&lossy(name), &names) {
         Some(meant) => {
@@ -272,32 +347,49 @@ impl Manner {
 pub(crate) fn apply(
     changes: &mut Changes,
     source: &Arc<SourceTree>,
-    collected: &Collected,
+    collected: &Arc<Collected>,
     destination: &str,
     manner: &Manner,
     call: u32,
 ) -> Result<(), Fault> {
+    changes.thaw()?;
     let is_folder = destination.ends_with('/') || destination.ends_with("/.");
     let cleaned = clean(destination.as_bytes());
     let above = if is_folder { cleaned.clone() } else { split_path(&cleaned).0.to_vec() };
     let above = changes.resolve(&above)?;
+    // What is made here is not there yet for what is in it.
+    let was_there = |changes: &Changes, path: &[u8]| Ok::<_, Fault>(path.is_empty() || changes.lstat(path)?.is_some());
+    let was_above = was_there(changes, &above)?;
     changes.make_folders(&above, manner.folder_mode(), manner.folder_owner())?;
     let mut target = changes.resolve(&cleaned)?;
     let existing = changes.lstat(&target)?;
-    let mut placer = Placer { changes, source, manner, call, has_include: collected.has_include };
     if collected.root.kind == NodeKind::Directory {
+        let merges = existing.is_some() && (was_above || target != above);
         match existing {
-            None => placer.changes.make_folders(&target, manner.folder_mode(), manner.folder_owner())?,
+            None => changes.make_folders(&target, manner.folder_mode(), manner.folder_owner())?,
             Some(stat) if stat.is_folder() => {}
             Some(_) => return Err(Fault::new(format!("cannot copy to non-directory: /{}", lossy(&target)))),
         }
-        return collected.items.iter().try_for_each(|item| placer.place(item, join_path(&target, item.path())));
+        if changes.is_only_above(&target) {
+            let bulk = Bulk::new(source, collected, &target, (manner, call), merges, changes.view())?;
+            changes.put_bulk(bulk);
+            return Ok(());
+        }
+        for item in collected.items.iter() {
+            let item = item?;
+            let target = join_path(&target, item.path());
+            let existing = changes.lstat(&target)?;
+            check_place(&item.node, &target, existing.as_ref())?;
+            changes.put(placed(source, collected, &item, target, existing, (manner, call))?)?;
+        }
+        return Ok(());
     }
     if existing.is_some_and(|stat| stat.is_folder()) {
         target = join_path(&target, &collected.name);
     }
-    placer.changes.make_folders(split_path(&target).0, manner.folder_mode(), manner.folder_owner())?;
-    placer.place_file(&collected.root, target)
+    changes.make_folders(split_path(&target).0, manner.folder_mode(), manner.folder_owner())?;
+    check_place(&collected.root, &target, changes.lstat(&target)?.as_ref())?;
+    changes.put(placed_file(source, &collected.root, target, (manner, call))?)
 }
 
 /// Puts a file with these bytes where it belongs.
@@ -308,6 +400,7 @@ pub(crate) fn apply_inline(
     destination: &str,
     manner: &Manner,
 ) -> Result<(), Fault> {
+    changes.thaw()?;
     let is_folder = destination.ends_with('/') || destination.ends_with("/.");
     let cleaned = clean(destination.as_bytes());
     let above = if is_folder { cleaned.clone() } else { split_path(&cleaned).0.to_vec() };
@@ -331,58 +424,59 @@ fn refuse_folder(changes: &Changes, target: &[u8]) -> Result<(), Fault> {
     Ok(())
 }
 
-struct Placer<'a> {
-    changes: &'a mut Changes,
-    source: &'a Arc<SourceTree>,
-    manner: &'a Manner,
-    call: u32,
-    has_include: bool,
+/// Refuses to put a folder where a file is, and a file where a folder is.
+pub(crate) fn check_place(node: &Node, target: &[u8], existing: Option<&Stat>) -> Result<(), Fault> {
+    match (node.kind == NodeKind::Directory, existing.map(Stat::is_folder)) {
+        (true, Some(false)) => Err(Fault::new(format!("cannot copy to non-directory: /{}", lossy(target)))),
+        (false, Some(true)) => Err(Fault::new(format!("cannot replace to directory /{} with file", lossy(target)))),
+        _ => Ok(()),
+    }
 }
 
-impl Placer<'_> {
-    fn place(&mut self, item: &Item, target: Vec<u8>) -> Result<(), Fault> {
-        if item.node.kind == NodeKind::Directory {
-            self.place_folder(item, target)
-        } else {
-            self.place_file(&item.node, target)
-        }
-    }
+/// Tells whether other names of the file may be copied too.
+pub(crate) fn has_names(node: &Node) -> bool {
+    node.kind == NodeKind::File && node.nlink > 1
+}
 
-    fn place_folder(&mut self, item: &Item, target: Vec<u8>) -> Result<(), Fault> {
-        match self.changes.lstat(&target)? {
-            // A folder that is there takes the source's metadata; where patterns chose what to copy, only its mode.
-            Some(stat) if stat.is_folder() && (item.is_parent || self.has_include) => {
-                let mut entry = Entry::new(target, EntryKind::Directory, item.node.mode);
-                (entry.uid, entry.gid, entry.mtime) = (stat.uid, stat.gid, stat.mtime);
-                return self.changes.put(Change::new(entry, Data::None));
-            }
-            Some(stat) if !stat.is_folder() => {
-                return Err(Fault::new(format!("cannot copy to non-directory: /{}", lossy(&target))));
-            }
-            _ => {}
-        }
-        let entry = self.entry(&item.node, target)?;
-        self.changes.put(Change::new(entry, Data::None))
+/// Returns what an item becomes at its place, on top of what is there.
+pub(crate) fn placed(
+    source: &Arc<SourceTree>,
+    collected: &Collected,
+    item: &Item,
+    target: Vec<u8>,
+    existing: Option<Stat>,
+    (manner, call): (&Manner, u32),
+) -> Result<Change, Fault> {
+    if item.node.kind != NodeKind::Directory {
+        return placed_file(source, &item.node, target, (manner, call));
     }
+    // A folder that is there takes the source's metadata; where patterns chose what to copy, only its mode.
+    if let Some(stat) = existing.filter(|_| collected.keeps_existing(item)) {
+        let mut entry = Entry::new(target, EntryKind::Directory, item.node.mode);
+        (entry.uid, entry.gid, entry.mtime) = (stat.uid, stat.gid, stat.mtime);
+        return Ok(Change::new(entry, Data::None));
+    }
+    Ok(Change::new(placed_entry(source, &item.node, target, manner)?, Data::None))
+}
 
-    fn place_file(&mut self, node: &Arc<Node>, target: Vec<u8>) -> Result<(), Fault> {
-        refuse_folder(self.changes, &target)?;
-        let entry = self.entry(node, target)?;
-        let data = match entry.kind {
-            EntryKind::File { size } if size > 0 => Data::Source(self.source.clone(), node.clone()),
-            _ => Data::None,
-        };
-        let mut change = Change::new(entry, data);
-        if node.kind == NodeKind::File && node.nlink > 1 {
-            change.identity = Some((self.call, node.dev, node.ino));
-        }
-        self.changes.put(change)
-    }
+fn placed_file(
+    source: &Arc<SourceTree>,
+    node: &Arc<Node>,
+    target: Vec<u8>,
+    (manner, call): (&Manner, u32),
+) -> Result<Change, Fault> {
+    let entry = placed_entry(source, node, target, manner)?;
+    let data = match entry.kind {
+        EntryKind::File { size } if size > 0 => Data::Source(source.clone(), node.clone()),
+        _ => Data::None,
+    };
+    let identity = has_names(node).then_some((call, node.dev, node.ino));
+    Ok(Change { identity, ..Change::new(entry, data) })
+}
 
-    fn entry(&self, node: &Node, target: Vec<u8>) -> Result<Entry, Fault> {
-        let mut entry = self.source.entry(node)?;
-        entry.path = target;
-        self.manner.change(&mut entry);
-        Ok(entry)
-    }
+fn placed_entry(source: &SourceTree, node: &Node, target: Vec<u8>, manner: &Manner) -> Result<Entry, Fault> {
+    let mut entry = source.entry(node)?;
+    entry.path = target;
+    manner.change(&mut entry);
+    Ok(entry)
 }

@@ -1,10 +1,19 @@
 //! [`Outline`]: where each file lies in the tar of an earlier layer, so that a layer which is like it takes from there
 //! what is the same.
 
+use std::cmp::Ordering;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
 use layer::{Entry, EntryKind};
 use oci::{Algorithm, Digest, Hasher};
 use store::{Marks, Store};
 
+use super::path::walk_order;
+use super::spool::{Records, Spool};
 use crate::cache_key::CacheKey;
 use crate::fault::Fault;
 
@@ -59,22 +68,36 @@ pub(crate) struct Place {
 }
 
 /// The entries of a layer whose tar is a blob.
+///
+/// ```text
+/// bytes of the blob, bytes of the marks, marks
+/// for each entry, in the order of the tar: a record of identity, start, length, path
+/// ```
 #[derive(Debug)]
 pub(crate) struct Outline {
     /// The blob.
     pub(crate) base: Digest,
     /// What is needed to hash a tar that is like it.
     pub(crate) marks: Marks,
-    // Invariant: whole places as they are kept, sorted by identity, from `HEAD` on. They stay as bytes: with many files
-    // they are what takes memory.
-    bytes: Vec<u8>,
+    file: File,
+    places: Range<u64>,
 }
 
-/// A place of an outline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found(u32);
+/// The places of a layer that is being written, to become an outline.
+#[derive(Debug)]
+pub(crate) struct Places {
+    spool: Spool,
+    last: Vec<u8>,
+}
 
-/// How many bytes the blob has, and how many places there are.
+/// Finds places in the order of the tar.
+#[derive(Debug)]
+pub(crate) struct Cursor<'a> {
+    records: Records<'a>,
+    place: Option<Place>,
+    path: Vec<u8>,
+}
+
 const HEAD: usize = 8 + 8;
 const PLACE: usize = 16 + 8 + 8;
 /// Layers of fewer bytes are as quickly written afresh.
@@ -83,18 +106,25 @@ const MIN_SIZE: u64 = 1 << 20;
 impl Outline {
     /// Finds the outline of the last layer of a kind; none when it is gone or damaged.
     pub(crate) fn load(store: &Store, key: &CacheKey) -> Result<Option<Self>, Fault> {
-        let Some((base, bytes)) = store.outlines().get(&key.0)? else { return Ok(None) };
-        Ok(Self::parse(base, bytes))
+        let Some((base, file, range)) = store.outlines().open(&key.0)? else { return Ok(None) };
+        Self::read(base, file, range).map_err(|error| Fault::because("cannot read the outline of a layer", &error))
     }
 
-    fn parse(base: Digest, mut bytes: Vec<u8>) -> Option<Self> {
-        let (head, rest) = bytes.split_at_checked(HEAD)?;
-        let (size, count) = (number(&head[..8]), u32::try_from(number(&head[8..])).ok()?);
-        let length = (count as usize).checked_mul(PLACE)?;
-        let (_, marks) = rest.split_at_checked(length)?;
-        let marks = Marks::parse(marks, size)?;
-        bytes.truncate(HEAD + length);
-        Some(Self { base, marks, bytes })
+    fn read(base: Digest, file: File, range: Range<u64>) -> io::Result<Option<Self>> {
+        let size = range.end - range.start;
+        if size < HEAD as u64 {
+            return Ok(None);
+        }
+        let mut head = [0; HEAD];
+        file.read_exact_at(&mut head, range.start)?;
+        let (blob, marks) = (number(&head[..8]), number(&head[8..]));
+        if marks > size - HEAD as u64 {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; marks as usize];
+        file.read_exact_at(&mut bytes, range.start + HEAD as u64)?;
+        let places = range.start + HEAD as u64 + marks..range.end;
+        Ok(Marks::parse(&bytes, blob).map(|marks| Self { base, marks, file, places }))
     }
 
     /// Keeps the outline of a layer, if it is of any use.
@@ -103,36 +133,68 @@ impl Outline {
         key: &CacheKey,
         (base, size): (&Digest, u64),
         marks: &Marks,
-        mut places: Vec<Place>,
+        places: &Places,
     ) -> Result<(), Fault> {
-        if size < MIN_SIZE {
+        if size < MIN_SIZE || places.spool.count() < 2 {
             return Ok(());
         }
-        places.sort_unstable_by_key(|place| place.identity);
-        let mut bytes = Vec::with_capacity(HEAD + places.len() * PLACE);
-        bytes.extend_from_slice(&size.to_le_bytes());
-        bytes.extend_from_slice(&(places.len() as u64).to_le_bytes());
-        for Place { identity, start, length } in &places {
-            bytes.extend_from_slice(&identity.0);
-            bytes.extend_from_slice(&start.to_le_bytes());
-            bytes.extend_from_slice(&length.to_le_bytes());
+        let marks = marks.to_bytes();
+        store.outlines().put(&key.0, base, |out| {
+            let mut write = || {
+                out.write_all(&size.to_le_bytes())?;
+                out.write_all(&(marks.len() as u64).to_le_bytes())?;
+                out.write_all(&marks)?;
+                places.spool.write_to(out)
+            };
+            write().map_err(|error| Fault::because("cannot write the outline of a layer", &error))
+        })
+    }
+
+    /// Looks for entries from the first on.
+    pub(crate) fn cursor(&self) -> Cursor<'_> {
+        Cursor { records: Records::new(Some(&self.file), self.places.clone()), place: None, path: Vec::new() }
+    }
+}
+
+impl Places {
+    pub(crate) fn new(spool: &Path) -> Self {
+        Self { spool: Spool::new(spool), last: Vec::new() }
+    }
+
+    /// Notes where an entry lies; one that is not in the order of a walk is left out, since nobody would find it.
+    pub(crate) fn push(&mut self, path: &[u8], place: &Place) -> Result<(), Fault> {
+        if walk_order(&self.last, path) != Ordering::Less {
+            return Ok(());
         }
-        bytes.extend_from_slice(&marks.to_bytes());
-        Ok(store.outlines().put(&key.0, base, &bytes)?)
+        self.last.clear();
+        self.last.extend_from_slice(path);
+        self.spool.push(|bytes| {
+            bytes.extend_from_slice(&place.identity.0);
+            bytes.extend_from_slice(&place.start.to_le_bytes());
+            bytes.extend_from_slice(&place.length.to_le_bytes());
+            bytes.extend_from_slice(path);
+        })
     }
+}
 
-    /// Finds an entry.
-    pub(crate) fn find(&self, identity: Identity) -> Option<Found> {
-        let places = self.bytes[HEAD..].as_chunks::<PLACE>().0;
-        let at = places.binary_search_by(|place| place[..16].cmp(&identity.0)).ok()?;
-        u32::try_from(at).ok().map(Found)
-    }
-
-    /// Returns where in the layer is what was found.
-    pub(crate) fn place(&self, found: Found) -> Place {
-        let place = &self.bytes[HEAD..].as_chunks::<PLACE>().0[found.0 as usize];
-        let identity = Identity(place[..16].try_into().expect("16 bytes"));
-        Place { identity, start: number(&place[16..24]), length: number(&place[24..]) }
+impl Cursor<'_> {
+    /// Finds an entry by its path, which comes after the last that was asked for.
+    pub(crate) fn find(&mut self, path: &[u8]) -> Result<Option<Place>, Fault> {
+        loop {
+            if let Some(place) = self.place {
+                match walk_order(&self.path, path) {
+                    Ordering::Less => {}
+                    Ordering::Equal => return Ok(Some(place)),
+                    Ordering::Greater => return Ok(None),
+                }
+            }
+            let Some(record) = self.records.next()? else { return Ok(None) };
+            let Some((head, path)) = record.split_first_chunk::<PLACE>() else { return Ok(None) };
+            let identity = Identity(*head.first_chunk().expect("32 bytes"));
+            self.place = Some(Place { identity, start: number(&head[16..24]), length: number(&head[24..]) });
+            self.path.clear();
+            self.path.extend_from_slice(path);
+        }
     }
 }
 

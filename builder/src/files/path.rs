@@ -1,5 +1,7 @@
 //! Paths inside a root: names joined by `/`, `b""` is the root.
 
+use std::cmp::Ordering;
+
 use layer::entry::{join_path, split_path};
 
 use crate::fault::Fault;
@@ -54,6 +56,16 @@ pub(crate) fn names(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".")
 }
 
+/// Compares paths as a walk meets them: a folder, then all that is in it, then what comes after it.
+pub(crate) fn walk_order(one: &[u8], other: &[u8]) -> Ordering {
+    let differs = one.iter().zip(other).position(|(one, other)| one != other);
+    let rank = |byte: Option<&u8>| byte.map(|byte| if *byte == b'/' { 0 } else { *byte });
+    match differs {
+        Some(at) => rank(one.get(at)).cmp(&rank(other.get(at))),
+        None => one.len().cmp(&other.len()),
+    }
+}
+
 /// Takes `..` and `.` out of a path by its text alone, as Go's `filepath.Join("/", path)` does.
 pub(crate) fn clean(path: &[u8]) -> Vec<u8> {
     let mut clean: Vec<&[u8]> = Vec::new();
@@ -65,6 +77,11 @@ pub(crate) fn clean(path: &[u8]) -> Vec<u8> {
         }
     }
     clean.join(&b'/')
+}
+
+/// Tells whether a path is inside a folder.
+pub(crate) fn is_below(path: &[u8], folder: &[u8]) -> bool {
+    folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"))
 }
 
 /// Yields the folders above a path, nearest first, without the root.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use layer::hashing::HashingReader;
-use layer::{Entry, EntryKind, Node, NodeKind, Timestamp, Tree};
+use layer::{Entry, EntryKind, Node, NodeKind, Timestamp, Tree, TreeError};
 use oci::Digest;
 
 use super::path::{self, Step};
@@ -84,19 +85,22 @@ pub(crate) struct SourceTree {
     /// Whether files belong to whom they say, and have attributes. Those of a folder of this machine belong to root.
     has_owners: bool,
     appearance: Appearance,
+    /// A folder of the disk for lists that do not fit into memory.
+    spool: PathBuf,
     digests: Mutex<Digests>,
 }
 
 impl SourceTree {
-    /// Takes files from a stage or an image.
-    pub(crate) fn of_layers(tree: Tree) -> Self {
+    /// Takes files from a stage or an image. `spool` is a folder of the disk for what does not fit into memory.
+    pub(crate) fn of_layers(tree: Tree, spool: &Path) -> Self {
         Self {
             tree,
             ignore: None,
             local: false,
             has_owners: true,
             appearance: Appearance::default(),
-            digests: Mutex::default(),
+            spool: spool.to_owned(),
+            digests: Mutex::new(Digests::new(spool)),
         }
     }
 
@@ -109,12 +113,13 @@ impl SourceTree {
             local: true,
             has_owners: false,
             appearance: Appearance::default(),
+            spool: digests.folder().to_owned(),
             digests: Mutex::new(digests),
         }
     }
 
     /// Takes files from a folder that was filled for this build.
-    pub(crate) fn of_fetched(tree: Tree) -> Self {
+    pub(crate) fn of_fetched(tree: Tree, spool: &Path) -> Self {
         // Only root could give the files to others when it filled the folder.
         let has_owners = rustix::process::geteuid().is_root();
         Self {
@@ -123,7 +128,8 @@ impl SourceTree {
             local: true,
             has_owners,
             appearance: Appearance::default(),
-            digests: Mutex::default(),
+            spool: spool.to_owned(),
+            digests: Mutex::new(Digests::new(spool)),
         }
     }
 
@@ -131,6 +137,11 @@ impl SourceTree {
     pub(crate) fn appearing(self, appearance: Appearance) -> Self {
         let has_owners = self.has_owners && !(self.local && appearance.modes == ContextModes::Git);
         Self { appearance, has_owners, ..self }
+    }
+
+    /// Returns a folder of the disk for what does not fit into memory.
+    pub(crate) fn spool(&self) -> &Path {
+        &self.spool
     }
 
     /// Tells whether these are files of this machine.
@@ -181,15 +192,15 @@ impl SourceTree {
     }
 
     /// Lists what is in a folder and not ignored, sorted by bytes.
-    pub(crate) fn children(&self, folder: &Seen) -> Result<Vec<Seen>, Fault> {
-        let mut children = Vec::new();
-        for node in self.tree.read_dir(&folder.node)? {
-            let (excluded, seen) = self.step(folder, node);
-            if self.shows(excluded, &seen)? {
-                children.push(seen);
-            }
-        }
-        Ok(children)
+    pub(crate) fn children<'a>(
+        &'a self,
+        folder: &'a Seen,
+    ) -> Result<impl Iterator<Item = Result<Seen, Fault>> + 'a, Fault> {
+        let seen = |node: Result<Node, TreeError>| {
+            let (excluded, seen) = self.step(folder, node?);
+            Ok(self.shows(excluded, &seen)?.then_some(seen))
+        };
+        Ok(self.tree.children(&folder.node)?.filter_map(move |node| seen(node).transpose()))
     }
 
     fn step(&self, folder: &Seen, node: Node) -> (bool, Seen) {
@@ -209,8 +220,8 @@ impl SourceTree {
         if !seen.is_folder() || !ignore.may_include_below(&seen.node.path, matched) {
             return Ok(false);
         }
-        for node in self.tree.read_dir(&seen.node)? {
-            let (excluded, below) = self.step(seen, node);
+        for node in self.tree.children(&seen.node)? {
+            let (excluded, below) = self.step(seen, node?);
             if self.shows(excluded, &below)? {
                 return Ok(true);
             }
@@ -226,13 +237,18 @@ impl SourceTree {
             (entry.uid, entry.gid, entry.mtime) = (node.uid, node.gid, node.mtime);
             entry
         });
-        entry.mtime = self.appearance.mtime.unwrap_or(entry.mtime);
+        entry.mtime = self.mtime(node);
         if self.has_owners {
             entry.xattrs = self.capabilities(node)?;
         } else {
             (entry.uid, entry.gid) = (0, 0);
         }
         Ok(entry)
+    }
+
+    /// Returns the time that a file gets in a layer.
+    pub(crate) fn mtime(&self, node: &Node) -> Timestamp {
+        self.appearance.mtime.unwrap_or(node.mtime)
     }
 
     /// Returns the only attribute that layers keep.

@@ -51,6 +51,7 @@ pub(crate) fn apply(
 ) -> Result<(), StepError> {
     let Archive { source, node, owner, call, spool } = *archive;
     let name = lossy(&node.path);
+    changes.thaw()?;
     let folder = changes.resolve(&clean(destination.as_bytes()))?;
     changes.make_folders(&folder, 0o755, owner.unwrap_or_default())?;
     let unreadable =

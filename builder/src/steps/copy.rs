@@ -20,7 +20,7 @@ use crate::fault::{Fault, StepError};
 use crate::files::changes::{Changes, Times, Written};
 use crate::files::content;
 use crate::files::copy::{self, Collected, Manner};
-use crate::files::outline::{Found, Outline};
+use crate::files::outline::Outline;
 use crate::files::path::lossy;
 use crate::files::source::SourceTree;
 use crate::files::unpack::{self, Archive};
@@ -32,7 +32,7 @@ use crate::sink::LayerSink;
 /// A source that was opened and walked.
 struct Walked<'a> {
     tree: Arc<SourceTree>,
-    found: Vec<Collected>,
+    found: Vec<Arc<Collected>>,
     source: &'a CopySource,
 }
 
@@ -63,7 +63,11 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
     // Files of which no digest is known are read only once: when something like this was never copied before, no cache
     // record can have its key, so the digests come from writing the layer.
     let definition = definition_key(operation, bench);
-    let is_known = walked.iter().all(|walked| content::is_known(&walked.tree, &walked.found));
+    let is_known = || {
+        walked
+            .iter()
+            .try_fold(true, |known, walked| Ok::<_, Fault>(known && content::is_known(&walked.tree, &walked.found)?))
+    };
     // Another machine may have done it.
     let elsewhere = bench.workshop.request.transfer.remote.as_ref().is_some_and(|remote| remote.has_records());
     let was_tried = cache::was_tried(bench.workshop.store, &definition)?;
@@ -71,7 +75,7 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
         // Before the result is filed, or even looked for: without this nobody would look for it in the next build.
         cache::tried(bench.workshop.store, &definition)?;
     }
-    if was_tried || is_known || elsewhere {
+    if was_tried || elsewhere || is_known()? {
         let (key, _) = content_key(operation, base, &walked, bench)?;
         if let Some(made) = bench.cached(&key, base)? {
             if let Some(quick) = &quick {
@@ -139,7 +143,7 @@ fn write(
         }
     }
     for path in changes.whiteouts().take(MAX_WARNINGS) {
-        let path = lossy(path);
+        let path = lossy(&path);
         let text = format!(
             "warning: `/{path}` deletes a file in the image: names with `.wh.` in front are how layers do that\n"
         );
@@ -168,17 +172,16 @@ fn write_layer(
     // Who wants no cache wants the files read.
     if !bench.ignore_cache
         && let Some(outline) = Outline::load(store, &key)?
-        && let Some(places) = changes.find_in(&outline)
-        && let Some(written) = write_patch(changes, &outline, &places, bench)?
+        && let Some(found) = changes.find_in(&outline)?
+        && let Some(written) = write_patch(changes, &outline, &found, bench)?
     {
         return Ok(written);
     }
     let mut sink = LayerSink::new(store.blobs(), cancel).with_marks();
-    let mut written = changes.write(&mut sink, None, cancel)?;
+    let written = changes.write(&mut sink, None, store.home(), cancel)?;
     let (digest, size, marks) = sink.commit_marked()?;
-    let places = std::mem::take(&mut written.places);
-    if let (Some(marks), 2..) = (marks, places.len()) {
-        Outline::save(store, &key, (&digest, size), &marks, places)?;
+    if let Some(marks) = marks {
+        Outline::save(store, &key, (&digest, size), &marks, &written.places)?;
     }
     Ok((written, digest, size))
 }
@@ -187,7 +190,7 @@ fn write_layer(
 fn write_patch(
     changes: &Changes,
     outline: &Outline,
-    places: &[Option<Found>],
+    found: &[bool],
     bench: &Bench<'_>,
 ) -> Result<Option<(Written, Digest, u64)>, StepError> {
     let Workshop { store, cancel, .. } = bench.workshop;
@@ -196,7 +199,7 @@ fn write_patch(
         other => other?,
     };
     let mut sink = LayerSink::of_patch(patch, store.blobs(), cancel);
-    let written = changes.write(&mut sink, Some((outline, places)), cancel);
+    let written = changes.write(&mut sink, Some((outline, found)), store.home(), cancel);
     if !sink.is_base_damaged() {
         let written = written?;
         match sink.commit_marked() {

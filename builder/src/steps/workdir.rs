@@ -40,7 +40,7 @@ pub(crate) fn run(operation: &MakeFolderOperation, bench: &Bench<'_>) -> Result<
     let created = timestamp(changes.created(times));
     let mut sink = LayerSink::new(bench.workshop.store.blobs(), &bench.workshop.cancel);
     changes.settle(times);
-    let written = changes.write(&mut sink, None, &bench.workshop.cancel)?;
+    let written = changes.write(&mut sink, None, bench.workshop.store.home(), &bench.workshop.cancel)?;
     let (digest, size) = sink.commit()?;
     let (diff_id, mark) = (oci::DiffId(digest), key.0.clone());
     let record = Record { diff_id, size, mark, created, step: bench.name.to_owned() };
