@@ -64,7 +64,9 @@ pub(crate) fn parse(args: &Args) -> anyhow::Result<RunOptions> {
         "host" => NetworkChoice::Host,
         other => anyhow::bail!("network `{other}` not found; there are bridge, none and host"),
     };
-    run.publish = args.publish.iter().map(|text| text.parse().context("--publish")).collect::<Result<_, _>>()?;
+    for text in &args.publish {
+        run.publish.extend(engine::runtime::parse_ports(text).context("--publish")?);
+    }
     run.add_hosts =
         args.add_host.iter().map(|text| super::host(text).context("--add-host")).collect::<Result<_, _>>()?;
     let dns = |text: &String| text.parse().with_context(|| format!("--dns `{text}` is no address"));

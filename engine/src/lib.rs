@@ -59,7 +59,7 @@ pub use builder::Cancel;
 pub use layer::Compression;
 /// What containers are made of, for faces that let users say how.
 pub mod runtime {
-    pub use ::runtime::network::PortMapping;
+    pub use ::runtime::network::{PortMapping, parse_ports};
     pub use ::runtime::{LinuxSeccomp, Seccomp, Size, StartError};
 }
 

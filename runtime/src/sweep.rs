@@ -1,5 +1,6 @@
 //! Removes what killed processes of ours left behind.
 
+use crate::network::SweptNetworks;
 use std::fs::DirEntry;
 use std::path::Path;
 
@@ -17,17 +18,17 @@ pub struct Places<'a> {
 pub struct Swept {
     /// Cgroups whose owner is dead.
     pub cgroups: usize,
-    /// Addresses on the bridge whose owner is dead.
-    pub leases: usize,
+    /// Addresses, published ports and networks whose owner is gone.
+    pub networks: SweptNetworks,
     /// Files and folders whose owner is dead.
     pub files: usize,
 }
 
-/// Removes cgroups, leased addresses and files whose owner is dead.
+/// Removes cgroups, files, and what belongs to networks, whose owner is dead.
 pub fn sweep(places: Places<'_>) -> Swept {
     Swept {
         cgroups: crate::cgroups::sweep(),
-        leases: places.network_state.map_or(0, crate::network::sweep),
+        networks: places.network_state.map(crate::network::sweep).unwrap_or_default(),
         files: places.files.map_or(0, sweep_files),
     }
 }

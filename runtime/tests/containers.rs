@@ -1,6 +1,8 @@
 //! Containers on this machine: needs root, and a static busybox.
 
 mod machine;
+#[path = "machine/networks.rs"]
+mod networks;
 
 use machine::{Outcome, Root};
 use rstest::rstest;
@@ -607,42 +609,6 @@ fn a_starter_killed_at_any_moment_leaves_nothing_that_a_sweep_does_not_take() {
 #[test]
 fn the_helper_of_another_test() {
     machine::be_the_helper();
-}
-
-#[test]
-fn containers_on_the_bridge_reach_each_other_and_publish_ports() {
-    needs_root!();
-    use runtime::network::{Mode, PortMapping, prepare, publish};
-    let root = Root::new();
-    let state = tempfile::tempdir().unwrap();
-    let bridge = || prepare(Mode::Bridge(state.path().to_path_buf())).unwrap();
-    root.write("srv/index.html", "hello from inside\n");
-    let network = bridge();
-    let (address, gateway) = (network.address().unwrap(), network.gateway().unwrap());
-    let server =
-        root.start_in(root.options(&["httpd", "-f", "-p", "80", "-h", "/srv"]), Stdio::null(), network).unwrap();
-    assert_eq!(server.address(), Some(address));
-    machine::eventually("the server listens", || std::net::TcpStream::connect((address, 80)).is_ok());
-
-    let script = format!("ip addr show eth0; ip route; wget -q -O - http://{address}/");
-    let network = bridge();
-    let other = network.address().unwrap();
-    let outcome = root.run_in(root.options(&["sh", "-c", &script]), network);
-    assert!(outcome.stdout.ends_with("hello from inside\n"), "{outcome:?}");
-    assert!(outcome.stdout.contains(&format!("inet {other}/")), "{outcome:?}");
-    assert!(outcome.stdout.contains(&format!("default via {gateway}")), "{outcome:?}");
-
-    let published = publish(&server, &["127.0.0.1::80".parse::<PortMapping>().unwrap()]).unwrap();
-    let port = published.mappings()[0].host_port;
-    let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert!(answer.ends_with("hello from inside\n"), "{answer}");
-    drop(published);
-    server.kill(libc::SIGKILL).unwrap();
-    server.wait().unwrap();
-    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use runtime::network::{self, Mode, Network, NetworkError, PortMapping, Published};
+use runtime::network::{self, Mode, Network, NetworkError};
 
 use crate::config::PortBinding;
 use crate::record::{Attached, Record, State};
@@ -49,18 +49,13 @@ pub fn sweep() -> runtime::Swept {
     runtime::sweep(runtime::Places { network_state: Some(Path::new(NETWORK_STATE)), files: Some(Path::new(SECRETS)) })
 }
 
-/// Publishes the ports of a container that has just started.
+/// Publishes the ports of a container whose program is about to start.
 ///
 /// # Errors
 ///
 /// When one is in use.
-pub fn publish(
-    record: &Record,
-    container: &runtime::Container,
-    state: &mut State,
-) -> Result<Option<Published>, StartContainerError> {
+pub fn publish(record: &Record, network: &mut Network, state: &mut State) -> Result<(), StartContainerError> {
     let mut mappings = Vec::new();
-    let mut names = Vec::new();
     for (port, bindings) in &record.host_config.port_bindings {
         for binding in bindings.iter().flatten() {
             let address = match binding.host_ip.as_str() {
@@ -69,19 +64,13 @@ pub fn publish(
                 ip => format!("{ip}:"),
             };
             let text = format!("{address}{}:{port}", binding.host_port);
-            let mapping: PortMapping = text.parse().map_err(|_| StartContainerError::Port { text })?;
-            mappings.push(mapping);
-            names.push(port.clone());
+            mappings.extend(network::parse_ports(&text).map_err(|_| StartContainerError::Port { text })?);
         }
     }
-    if mappings.is_empty() {
-        return Ok(None);
-    }
-    let published = network::publish(container, &mappings)?;
-    for (name, mapping) in names.into_iter().zip(published.mappings()) {
-        let binding =
-            PortBinding { host_ip: mapping.host_address.to_string(), host_port: mapping.host_port.to_string() };
+    for port in network.publish(&mappings)? {
+        let name = format!("{}/{}", port.container_port, port.protocol);
+        let binding = PortBinding { host_ip: port.host.ip().to_string(), host_port: port.host.port().to_string() };
         state.ports.entry(name).or_default().push(binding);
     }
-    Ok(Some(published))
+    Ok(())
 }

@@ -69,8 +69,8 @@ impl StartContainerError {
 pub struct Started {
     /// The runtime's side of it.
     pub container: runtime::Container,
-    /// What listens for connections to published ports.
-    pub published: Option<runtime::network::Published>,
+    /// What has to run beside it for its network, if anything.
+    pub service: Option<runtime::network::Service>,
     /// Where it is on its networks.
     pub state: record::State,
 }
@@ -84,10 +84,12 @@ pub fn start(container: &Container, lower: &[PathBuf], size: Option<Size>) -> Re
     let record = &container.record;
     let dirs = [container.upper()].into_iter().chain(lower.iter().cloned()).collect();
     let tree = Tree::of_layers(dirs)?;
-    let network = network::prepare(record)?;
+    let mut network = network::prepare(record)?;
     let spec = describe(container, &tree, &network)?;
     let mut state = record::State::default();
     network::note(record, &network, &mut state);
+    network::publish(record, &mut network, &mut state)?;
+    let service = network.take_service();
     let config = ContainerConfig {
         id: record.id.clone(),
         spec,
@@ -111,8 +113,7 @@ pub fn start(container: &Container, lower: &[PathBuf], size: Option<Size>) -> Re
         die_with_parent: true,
     };
     let container = runtime::start(config)?;
-    let published = network::publish(record, &container, &mut state)?;
-    Ok(Started { container, published, state })
+    Ok(Started { container, service, state })
 }
 
 fn console_size(record: &Record) -> Option<Size> {

@@ -140,7 +140,7 @@ struct Watch {
 /// The container while its program runs.
 struct Live {
     container: runtime::Container,
-    published: Option<runtime::network::Published>,
+    service: Option<runtime::network::Service>,
     streams: Streams,
     since: Instant,
     checker: Option<Checker>,
@@ -156,6 +156,7 @@ enum Source {
     Stderr,
     Client(usize),
     Checker,
+    Network,
 }
 
 impl Watch {
@@ -199,7 +200,7 @@ impl Watch {
 
     /// Starts the program; `asked` unless it is the restart policy's wish.
     fn start(&mut self, asked: bool) -> Result<Report, StartContainerError> {
-        let start::Started { container, published, state: place } =
+        let start::Started { container, service, state: place } =
             start::start(&self.container, &self.lower, self.size)?;
         let streams = Streams::of(container)
             .map_err(|source| StartContainerError::Write { path: "the container's streams".into(), source })?;
@@ -228,7 +229,7 @@ impl Watch {
             path: "state.json".into(),
             source: io::Error::other(error),
         })?;
-        self.live = Some(Live { container, published, streams, since: Instant::now(), checker });
+        self.live = Some(Live { container, service, streams, since: Instant::now(), checker });
         self.container.emit("start", at, &[]);
         Ok(Report { warnings, ..Report::default() })
     }
@@ -272,6 +273,15 @@ impl Watch {
                 Source::Stdout => self.output(false),
                 Source::Stderr => self.output(true),
                 Source::Checker => {}
+                Source::Network => {
+                    let service = self.live.as_mut().map(|live| &mut live.service);
+                    // One that fails as a whole would fail again at once: the container goes on without.
+                    if let Some(service) = service
+                        && service.as_mut().is_some_and(|service| service.turn().is_err())
+                    {
+                        *service = None;
+                    }
+                }
             }
         }
         self.clients.sweep();
@@ -304,6 +314,10 @@ impl Watch {
                         fds.push(PollFd::new(stream, PollFlags::IN));
                     }
                 }
+            }
+            if let Some(service) = &live.service {
+                sources.push(Source::Network);
+                fds.push(PollFd::new(service, PollFlags::IN));
             }
             if let Some(descriptor) = live.checker.as_ref().and_then(Checker::descriptor) {
                 sources.push(Source::Checker);
@@ -411,8 +425,8 @@ impl Watch {
         if let Some(log) = &mut self.log {
             let _: io::Result<()> = log.finish((self.now)());
         }
-        let Some(Live { container, published, since, .. }) = self.live.take() else { return };
-        drop(published);
+        let Some(Live { container, service, since, .. }) = self.live.take() else { return };
+        drop(service);
         let status = container.wait().ok();
         let code = status.map_or(255, |status| status.shell_code());
         let oom_killed = status.is_some_and(|status| status.oom_killed);

@@ -433,7 +433,9 @@ fn live(
 ) -> Result<ExitStatus, RunError> {
     let snapshot = files::snapshot(store, image)?;
     let active = store.snapshots().begin(&snapshot)?;
-    let network = machine::prepare_network(options.network)?;
+    let mut network = machine::prepare_network(options.network)?;
+    network.publish(&options.publish)?;
+    let service = network.take_service();
     let id = machine::new_id();
     // Beside the overlay's folders lies what goes away with them.
     let beside = active.work().parent().map_or_else(|| active.work(), Path::to_owned);
@@ -458,10 +460,7 @@ fn live(
     for warning in container.warnings() {
         tell(told, Told::Warning(warning.to_string()));
     }
-    let _published = match options.publish.as_slice() {
-        [] => None,
-        ports => Some(runtime::network::publish(&container, ports)?),
-    };
+    let _serving = service.map(runtime::network::Service::spawn).transpose().map_err(RunError::Handle)?;
     tell(
         told,
         Told::Started(Reach { controls: container.controls().map_err(RunError::Handle)?, pid: container.pid() }),

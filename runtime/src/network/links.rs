@@ -1,16 +1,20 @@
-//! The bridge, and a pair of interfaces for each container, by rtnetlink.
+//! Bridges, pairs of interfaces, their addresses and routes, by rtnetlink.
 
 use super::netlink::{Messages, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Socket};
-use super::subnet::Subnet;
+use ipnet::IpNet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The bridge's name.
+/// The default network's bridge.
 pub(super) const BRIDGE: &str = "slipway0";
 
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -26,10 +30,17 @@ const VETH_INFO_PEER: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
+const IFA_FLAGS: u16 = 8;
+/// Nobody else has the address, so nobody is asked.
+const IFA_F_NODAD: u32 = 2;
+
+const RTA_GATEWAY: u16 = 5;
+const RTA_OIF: u16 = 4;
 
 /// `struct ifinfomsg`: family, padding, type, index, flags, which flags change.
-fn link_header(up: bool) -> [u8; 16] {
+fn link_header(index: u32, up: bool) -> [u8; 16] {
     let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
     if up {
         let flag = (libc::IFF_UP as u32).to_ne_bytes();
         header[8..12].copy_from_slice(&flag);
@@ -38,38 +49,92 @@ fn link_header(up: bool) -> [u8; 16] {
     header
 }
 
-/// Returns the index of an interface.
+/// Returns the index of an interface of this machine.
 pub(super) fn index(name: &str) -> Option<u32> {
     std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?.trim().parse().ok()
 }
 
-/// Returns how large a packet may be on an interface.
+/// Returns how large a packet may be on an interface of this machine.
 pub(super) fn mtu(name: &str) -> Option<u32> {
     std::fs::read_to_string(format!("/sys/class/net/{name}/mtu")).ok()?.trim().parse().ok()
 }
 
-/// Makes the bridge, if it is not there.
-pub(super) fn create_bridge(socket: &Socket) -> io::Result<()> {
+/// Returns the index of an interface in the socket's namespace.
+pub(super) fn index_in(socket: &Socket, name: &str) -> io::Result<u32> {
     let mut messages = Messages::default();
-    messages.begin(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &link_header(true)).text(IFLA_IFNAME, BRIDGE);
+    messages.begin(RTM_GETLINK, NLM_F_ACK, &link_header(0, false)).text(IFLA_IFNAME, name);
+    let mut index = None;
+    socket.exchange(&messages, |_, body| {
+        index = body.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+    })?;
+    index.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Makes a bridge, if it is not there, with a hardware address that goes with its own IP address.
+pub(super) fn create_bridge(socket: &Socket, name: &str, address: IpAddr) -> io::Result<()> {
+    let mut messages = Messages::default();
+    messages
+        .begin(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &link_header(0, true))
+        .text(IFLA_IFNAME, name)
+        .attribute(IFLA_ADDRESS, &hardware_address(address));
     messages.nest(IFLA_LINKINFO, |info| {
         info.text(IFLA_INFO_KIND, "bridge");
     });
     already_there(socket.send(&messages))
 }
 
-/// Gives the bridge the first address of the subnet.
-pub(super) fn address_bridge(socket: &Socket, index: u32, subnet: Subnet) -> io::Result<()> {
-    let mut header = [libc::AF_INET as u8, subnet.prefix, 0, 0, 0, 0, 0, 0];
+/// Removes an interface, if it is there.
+pub(super) fn remove(socket: &Socket, name: &str) -> io::Result<()> {
+    let mut messages = Messages::default();
+    messages.begin(RTM_DELLINK, NLM_F_ACK, &link_header(0, false)).text(IFLA_IFNAME, name);
+    match socket.send(&messages) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        other => other,
+    }
+}
+
+/// Brings an interface up.
+pub(super) fn up(socket: &Socket, index: u32) -> io::Result<()> {
+    let mut messages = Messages::default();
+    messages.begin(RTM_NEWLINK, NLM_F_ACK, &link_header(index, true));
+    socket.send(&messages)
+}
+
+/// Gives an interface an address.
+pub(super) fn add_address(socket: &Socket, index: u32, address: IpAddr, net: IpNet) -> io::Result<()> {
+    let (family, bytes) = octets(address);
+    let mut header = [family, net.prefix_len(), 0, 0, 0, 0, 0, 0];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
-    let address = subnet.gateway().octets();
     let mut messages = Messages::default();
     messages
         .begin(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &header)
-        .attribute(IFA_LOCAL, &address)
-        .attribute(IFA_ADDRESS, &address)
-        .attribute(IFA_BROADCAST, &subnet.broadcast().octets());
+        .attribute(IFA_LOCAL, &bytes)
+        .attribute(IFA_ADDRESS, &bytes);
+    match net {
+        IpNet::V4(net) => messages.attribute(IFA_BROADCAST, &net.broadcast().octets()),
+        IpNet::V6(_) => messages.attribute(IFA_FLAGS, &IFA_F_NODAD.to_ne_bytes()),
+    };
     already_there(socket.send(&messages))
+}
+
+/// Leads everything else to a gateway.
+pub(super) fn default_route(socket: &Socket, index: u32, gateway: IpAddr) -> io::Result<()> {
+    let (family, bytes) = octets(gateway);
+    // struct rtmsg: family, lengths of destination and source, tos, table main, protocol boot, scope universe, unicast.
+    let header = [family, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0];
+    let mut messages = Messages::default();
+    messages
+        .begin(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &header)
+        .attribute(RTA_GATEWAY, &bytes)
+        .attribute(RTA_OIF, &index.to_ne_bytes());
+    already_there(socket.send(&messages))
+}
+
+fn octets(address: IpAddr) -> (u8, Vec<u8>) {
+    match address {
+        IpAddr::V4(address) => (libc::AF_INET as u8, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6 as u8, address.octets().to_vec()),
+    }
 }
 
 fn already_there(result: io::Result<()>) -> io::Result<()> {
@@ -85,48 +150,87 @@ pub(super) enum End {
     /// Into the network namespace of a process.
     Process(u32),
     /// Into this namespace.
-    Namespace(std::os::fd::RawFd),
+    Namespace(RawFd),
 }
 
-/// Makes a pair of interfaces: one on the bridge, the other as `eth0` in a network namespace.
-///
-/// The bridge takes the smallest packet size of its members, so `mtu` becomes its own.
-pub(super) fn create_pair(
-    socket: &Socket,
-    bridge: u32,
-    mtu: Option<u32>,
-    end: End,
-    address: Ipv4Addr,
-) -> io::Result<()> {
+/// A pair of interfaces to be made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair<'a> {
+    /// The bridge's index.
+    pub(super) bridge: u32,
+    /// How large a packet may be. The bridge takes the smallest of its members, so this becomes its own.
+    pub(super) mtu: Option<u32>,
+    /// Where the inner one goes.
+    pub(super) end: End,
+    /// What it is called there.
+    pub(super) inner_name: &'a str,
+    /// Its hardware address.
+    pub(super) hardware: [u8; 6],
+}
+
+/// Makes a pair of interfaces: one on the bridge, the other in a network namespace. Gives the outer one's name.
+pub(super) fn create_pair(socket: &Socket, pair: &Pair<'_>) -> io::Result<String> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed) & 0xffff;
-    let name = format!("sv{:06x}{number:04x}", std::process::id() & 0xff_ffff);
-    let mtu = mtu.unwrap_or(1500).to_ne_bytes();
-    let (end, place) = match end {
+    /// A process of the same number may have left pairs to containers that still run.
+    const MOST_TRIES: u32 = 64;
+    for _ in 1..MOST_TRIES {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed) & 0xffff;
+        let name = format!("sv{:06x}{number:04x}", std::process::id() & 0xff_ffff);
+        match socket.send(&pair_message(&name, pair)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other.map(|()| name),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+fn pair_message(name: &str, pair: &Pair<'_>) -> Messages {
+    let mtu = pair.mtu.unwrap_or(1500).to_ne_bytes();
+    let (end, place) = match pair.end {
         End::Process(pid) => (IFLA_NET_NS_PID, pid.to_ne_bytes()),
         End::Namespace(handle) => (IFLA_NET_NS_FD, handle.to_ne_bytes()),
     };
     let mut messages = Messages::default();
     messages
-        .begin(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &link_header(true))
-        .text(IFLA_IFNAME, &name)
+        .begin(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &link_header(0, true))
+        .text(IFLA_IFNAME, name)
         .attribute(IFLA_MTU, &mtu)
-        .attribute(IFLA_MASTER, &bridge.to_ne_bytes())
+        .attribute(IFLA_MASTER, &pair.bridge.to_ne_bytes())
         .nest(IFLA_LINKINFO, |info| {
             info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
-                data.nest_with(VETH_INFO_PEER, &link_header(false), |peer| {
-                    peer.text(IFLA_IFNAME, "eth0")
+                data.nest_with(VETH_INFO_PEER, &link_header(0, false), |peer| {
+                    peer.text(IFLA_IFNAME, pair.inner_name)
                         .attribute(IFLA_MTU, &mtu)
-                        .attribute(IFLA_ADDRESS, &hardware_address(address))
+                        .attribute(IFLA_ADDRESS, &pair.hardware)
                         .attribute(end, &place);
                 });
             });
         });
-    socket.send(&messages)
+    messages
 }
 
 /// An address that goes with the IP address, so that nobody remembers a wrong one when that is used again.
-fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
+pub(super) fn hardware_address(address: IpAddr) -> [u8; 6] {
+    let last: [u8; 4] = match address {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => {
+            let bytes = address.octets();
+            [bytes[12], bytes[13], bytes[14], bytes[15]]
+        }
+    };
+    let [a, b, c, d] = last;
     [0x02, 0x42, a, b, c, d]
+}
+
+/// Sets a switch of an interface's port on its bridge.
+pub(super) fn set_port(name: &str, switch: &str) -> io::Result<()> {
+    set(&format!("/sys/class/net/{name}/brport/{switch}"))
+}
+
+/// Writes `1` where the kernel keeps a setting, if it is not there already.
+pub(super) fn set(path: &str) -> io::Result<()> {
+    if std::fs::read_to_string(path)?.trim() != "0" {
+        return Ok(());
+    }
+    io::Write::write_all(&mut std::fs::OpenOptions::new().write(true).open(path)?, b"1")
 }

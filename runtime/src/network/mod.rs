@@ -1,37 +1,68 @@
-//! Networks of containers: none, the host's, or a bridge with NAT; and published ports.
+//! Networks of containers: none, the host's, or bridges with NAT; published ports, and names.
 //!
 //! ```text
 //! container eth0 --- svXXXX \
-//!                            slipway0 (first address of the subnet) --- NAT --- the world
+//!                            slipway0 (first address of the range) --- NAT --- the world
 //! container eth0 --- svXXXX /
+//!           eth1 --- svXXXX --- slipway-0123abc, another network's bridge
 //! ```
 //!
-//! The bridge and the NAT table are made when they are missing and stay, as docker's do; addresses are
-//! locked files, given back by the kernel when their owner dies; an interface goes with its container.
+//! | File | Owns |
+//! | --- | --- |
+//! | `bridge.rs` | what a network is, and its bridge: made when a container first wants it, and swept |
+//! | `range.rs` | addresses out of the way of this machine's own networks |
+//! | `leases.rs` | who has which address |
+//! | `attachment.rs` | a container's place on a network |
+//! | `namespace.rs` | a network namespace that is made before its container |
+//! | `port_mapping.rs` | ports as `-p` names them |
+//! | `publish.rs` | ports that are published |
+//! | `table.rs`, `nft.rs` | the nftables table of a network; the words that it is written in |
+//! | `links.rs`, `netlink.rs` | interfaces and routes; messages to the kernel |
+//! | `service.rs` | what runs beside a container on its behalf, on one descriptor |
+//! | `resolver.rs` | names of containers |
+//! | `relay.rs` | connections that are passed on |
+//!
+//! Bridges and tables are made when they are missing and stay, as docker's do; an address belongs to an interface, which
+//! the kernel removes with the container's namespace.
 
+mod attachment;
+mod bridge;
 mod leases;
 mod links;
 mod namespace;
-mod nat;
 mod netlink;
+mod nft;
+mod port_mapping;
 mod publish;
-mod subnet;
+mod range;
+mod relay;
+mod resolver;
+mod service;
+mod table;
 
+pub use attachment::Wishes;
+pub use bridge::{Definition, Reservation, remove};
 pub(crate) use namespace::Namespace;
-pub use publish::{BadPortMapping, PortMapping, PublishError, Published, publish};
+pub use port_mapping::{BadPortMapping, PortMapping, Protocol, parse as parse_ports};
+pub use publish::{PublishError, PublishedPort};
+pub use range::{Range, overlap};
+pub use resolver::NAME_SERVER;
+pub use service::{Service, Serving};
 
 use crate::child::net::{InterfacePlan, NetworkPlan};
 use crate::pool::Pool;
-use leases::Lease;
+use attachment::{Attachment, Joined};
+use ipnet::IpNet;
 use netlink::Socket;
+use publish::{Published, Target};
+use resolver::Resolver;
 use std::io;
-use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use subnet::Subnet;
 
-/// Which network a container gets.
+/// Which network a container of a build gets, or one of which nobody wants to know more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Loopback only.
@@ -44,46 +75,73 @@ pub enum Mode {
     Bridge(PathBuf),
 }
 
-/// A network that is ready for one container. Dropping it gives the address back.
+/// A network that is ready for one container. Dropping it gives addresses and ports back.
 #[derive(Debug)]
 pub struct Network {
     kind: Kind,
+    published: Option<Published>,
+    service: Option<Service>,
 }
 
 #[derive(Debug)]
 enum Kind {
     None,
     Host,
-    Bridge {
-        bridge: Bridge,
-        lease: Lease,
-    },
-    /// A namespace that is ready, from a pool or for it.
+    /// A place on the default network, whose interface is made beside the child's own work.
+    Bridge(Box<Joined>),
+    /// A namespace that is ready; it goes to a pool if it comes from a build.
     Ready {
         namespace: Namespace,
-        mode: Mode,
-        pool: Arc<Pool>,
+        pool: Option<(Arc<Pool>, Mode)>,
     },
+    /// The namespace of another container.
+    Joined(OwnedFd),
 }
 
-/// The bridge as it is.
-#[derive(Clone, Copy, Debug)]
-struct Bridge {
-    index: u32,
-    subnet: Subnet,
-    /// How large a packet to the world may be.
-    mtu: Option<u32>,
+/// A place that a container is to have on a network.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The network; the default one when `None`.
+    pub network: Option<Definition>,
+    /// What is wished of the place.
+    pub wishes: Wishes,
+}
+
+/// A place that a container has on a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The network's bridge.
+    pub bridge: String,
+    /// The address, with the length of its network's prefix.
+    pub ipv4: IpNet,
+    /// The same with IPv6, when the network has it.
+    pub ipv6: Option<IpNet>,
+    /// The bridge's address.
+    pub gateway: Ipv4Addr,
+    /// The bridge's address.
+    pub ipv6_gateway: Option<Ipv6Addr>,
+    /// The hardware address.
+    pub hardware: [u8; 6],
 }
 
 impl Network {
+    fn of(kind: Kind) -> Network {
+        Network { kind, published: None, service: None }
+    }
+
     /// Loopback only.
     pub fn none() -> Network {
-        Network { kind: Kind::None }
+        Network::of(Kind::None)
     }
 
     /// That of this machine.
     pub fn host() -> Network {
-        Network { kind: Kind::Host }
+        Network::of(Kind::Host)
+    }
+
+    /// That of another container, whose first process is given.
+    pub fn of_process(pid: u32) -> Result<Network, NetworkError> {
+        Ok(Network::of(Kind::Joined(namespace_of(pid)?)))
     }
 
     /// Whether the container shares the network of this machine.
@@ -91,32 +149,69 @@ impl Network {
         matches!(self.kind, Kind::Host)
     }
 
-    /// The address on the bridge.
+    /// The address on the first network.
     pub fn address(&self) -> Option<Ipv4Addr> {
+        let address = match &self.kind {
+            Kind::None | Kind::Host | Kind::Joined(_) => None,
+            Kind::Bridge(joined) => Some(joined.address()),
+            Kind::Ready { namespace, .. } => namespace.attachments.first().map(|first| first.ipv4().0),
+        };
+        address.map(ipv4)
+    }
+
+    /// The address of the first network's bridge.
+    pub fn gateway(&self) -> Option<Ipv4Addr> {
+        let gateway = match &self.kind {
+            Kind::None | Kind::Host | Kind::Joined(_) => None,
+            Kind::Bridge(joined) => Some(joined.bridge().ipv4.gateway),
+            Kind::Ready { namespace, .. } => namespace.attachments.first().map(|first| first.ranges.0.gateway),
+        };
+        gateway.map(ipv4)
+    }
+
+    /// The places on networks, in the order in which they were asked for.
+    pub fn attached(&self) -> Vec<Attached> {
         match &self.kind {
-            Kind::None | Kind::Host => None,
-            Kind::Bridge { lease, .. } => Some(lease.address),
-            Kind::Ready { namespace, .. } => namespace.place.as_ref().map(|(_, lease)| lease.address),
+            Kind::None | Kind::Host | Kind::Joined(_) => Vec::new(),
+            Kind::Bridge(joined) => vec![joined.attached()],
+            Kind::Ready { namespace, .. } => namespace.attachments.iter().map(Attachment::attached).collect(),
         }
     }
 
-    /// The bridge's own address.
-    pub fn gateway(&self) -> Option<Ipv4Addr> {
-        match &self.kind {
-            Kind::None | Kind::Host => None,
-            Kind::Bridge { bridge, .. } => Some(bridge.subnet.gateway()),
-            Kind::Ready { namespace, .. } => namespace.place.as_ref().map(|(bridge, _)| bridge.subnet.gateway()),
+    /// Publishes ports on this machine, all or none, and says which ones they are.
+    ///
+    /// They are those of the first network that is not internal. If there is none but internal ones, nothing is published.
+    pub fn publish(&mut self, mappings: &[PortMapping]) -> Result<&[PublishedPort], PublishError> {
+        if mappings.is_empty() {
+            return Ok(&[]);
         }
+        let target = match &self.kind {
+            Kind::None | Kind::Host | Kind::Joined(_) => return Err(PublishError::NoNetwork),
+            Kind::Bridge(joined) => Some(joined.target()),
+            Kind::Ready { namespace, .. } => {
+                namespace.attachments.iter().find(|one| !one.internal).map(Attachment::target)
+            }
+        };
+        let Some(target) = target else { return Ok(&[]) };
+        let published = publish::publish(&target, mappings, &mut self.service)?;
+        Ok(&self.published.insert(published).ports)
+    }
+
+    /// What has to run beside the container, if anything; once.
+    pub fn take_service(&mut self) -> Option<Service> {
+        self.service.take()
     }
 
     /// What the child does to its interfaces.
     pub(crate) fn plan(&self, new_namespace: bool) -> NetworkPlan {
+        let join = |handle: &OwnedFd| NetworkPlan { join: Some(handle.as_raw_fd()), ..NetworkPlan::default() };
         let interface = match &self.kind {
-            Kind::Ready { namespace, .. } if new_namespace => {
-                return NetworkPlan { join: Some(namespace.handle.as_raw_fd()), ..NetworkPlan::default() };
-            }
-            Kind::Bridge { bridge: Bridge { subnet, .. }, lease } if new_namespace => {
-                Some(InterfacePlan { address: lease.address, mask: subnet.mask(), gateway: subnet.gateway() })
+            Kind::Ready { namespace, .. } if new_namespace => return join(&namespace.handle),
+            Kind::Joined(handle) if new_namespace => return join(handle),
+            Kind::Bridge(joined) if new_namespace => {
+                let range = &joined.bridge().ipv4;
+                let (address, gateway, mask) = (ipv4(joined.address()), ipv4(range.gateway), ipv4(range.net.netmask()));
+                Some(InterfacePlan { address, mask, gateway })
             }
             _ => None,
         };
@@ -124,31 +219,84 @@ impl Network {
     }
 
     /// Gives the child's network namespace, if it is new, its interface.
-    pub(crate) fn attach(&self, pid: u32, new_namespace: bool) -> Result<(), NetworkError> {
-        match &self.kind {
-            Kind::Bridge { bridge, lease } if new_namespace => {
-                let socket = route_socket()?;
-                let end = links::End::Process(pid);
-                links::create_pair(&socket, bridge.index, bridge.mtu, end, lease.address)
-                    .map_err(failed("make a pair of interfaces"))
-            }
+    pub(crate) fn attach(&mut self, pid: u32, new_namespace: bool) -> Result<(), NetworkError> {
+        match &mut self.kind {
+            Kind::Bridge(joined) if new_namespace => joined.attach(&route_socket()?, links::End::Process(pid), "eth0"),
             _ => Ok(()),
         }
     }
 
-    /// Gives the address back. The kernel removes the interface together with the namespace, in its own time.
+    /// Gives addresses and ports back. The kernel removes interfaces together with their namespace, in its own time.
     ///
     /// The caller says whether the container can have left something behind; if not, a pool gets the namespace.
     pub(crate) fn release(&mut self, clean: bool) {
+        self.published = None;
+        self.service = None;
         if self.is_host() {
             return;
         }
-        if let Kind::Ready { namespace, mode, pool } = std::mem::replace(&mut self.kind, Kind::None)
+        if let Kind::Ready { namespace, pool: Some((pool, mode)) } = std::mem::replace(&mut self.kind, Kind::None)
             && clean
             && namespace.is_quiet()
         {
             pool.keep_network(mode, namespace);
         }
+    }
+}
+
+impl Joined {
+    fn target(&self) -> Target {
+        Target { bridge: self.bridge().name.clone(), ipv4: ipv4(self.address()), ipv6: None }
+    }
+
+    fn attached(&self) -> Attached {
+        let range = &self.bridge().ipv4;
+        Attached {
+            bridge: self.bridge().name.clone(),
+            ipv4: with_prefix(self.address(), range),
+            ipv6: None,
+            gateway: ipv4(range.gateway),
+            ipv6_gateway: None,
+            hardware: self.hardware(),
+        }
+    }
+}
+
+impl Attachment {
+    fn target(&self) -> Target {
+        let ipv6 = self.ipv6().map(|(address, _)| ipv6(address));
+        Target { bridge: self.bridge.clone(), ipv4: ipv4(self.ipv4().0), ipv6 }
+    }
+
+    fn attached(&self) -> Attached {
+        let (address, range) = self.ipv4();
+        Attached {
+            bridge: self.bridge.clone(),
+            ipv4: with_prefix(address, &range),
+            ipv6: self.ipv6().map(|(address, range)| with_prefix(address, &range)),
+            gateway: ipv4(range.gateway),
+            ipv6_gateway: self.ipv6().map(|(_, range)| ipv6(range.gateway)),
+            hardware: self.hardware,
+        }
+    }
+}
+
+fn with_prefix(address: IpAddr, range: &Range) -> IpNet {
+    IpNet::new_assert(address, range.net.prefix_len())
+}
+
+/// The ranges of networks are checked where they are read.
+fn ipv4(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+    }
+}
+
+fn ipv6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
     }
 }
 
@@ -162,8 +310,14 @@ pub enum NetworkError {
     State { path: PathBuf, source: io::Error },
     #[error("no range of addresses for the bridge is free on this machine")]
     NoSubnet,
+    #[error("invalid pool request: Pool `{net}` overlaps with other one on this address space")]
+    Overlap { net: IpNet },
     #[error("every address of the bridge is taken")]
     NoAddress,
+    #[error("Address already in use: `{address}` is another container's")]
+    AddressTaken { address: IpAddr },
+    #[error("`{address}` is no address for a container on this network")]
+    AddressOutside { address: IpAddr },
 }
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> NetworkError {
@@ -180,9 +334,7 @@ pub fn prepare(mode: Mode) -> Result<Network, NetworkError> {
         Mode::None => Ok(Network::none()),
         Mode::Host => Ok(Network::host()),
         Mode::Bridge(state) => {
-            let bridge = ensure_bridge()?;
-            let lease = leases::take(&state, bridge.subnet)?;
-            Ok(Network { kind: Kind::Bridge { bridge, lease } })
+            Ok(Network::of(Kind::Bridge(Box::new(Joined::take(bridge::ensure_default(&state)?, &Wishes::default())?))))
         }
     }
 }
@@ -197,55 +349,150 @@ pub fn prepare_in(mode: Mode, pool: &Arc<Pool>) -> Result<Network, NetworkError>
     };
     let namespace = match (pool.network(&mode), place) {
         (Some(namespace), _) => namespace,
-        (None, None) => Namespace::new(None)?,
+        (None, None) => Namespace::new(Vec::new(), false)?,
         (None, Some(state)) => {
-            let bridge = ensure_bridge()?;
-            let lease = leases::take(state, bridge.subnet)?;
-            Namespace::new(Some((bridge, lease)))?
+            Namespace::new(vec![Joined::take(bridge::ensure_default(state)?, &Wishes::default())?], false)?
         }
     };
-    Ok(Network { kind: Kind::Ready { namespace, mode, pool: pool.clone() } })
+    Ok(Network::of(Kind::Ready { namespace, pool: Some((pool.clone(), mode)) }))
 }
 
-/// Removes what dead owners of addresses left in `state`.
-pub(crate) fn sweep(state: &Path) -> usize {
-    leases::sweep(state)
-}
-
-/// Makes the bridge, its address and the way out, as far as they are missing.
+/// Makes a container's places on networks ready.
 ///
-/// Every step may find that another process has just done it; all processes choose alike.
-fn ensure_bridge() -> Result<Bridge, NetworkError> {
-    let routes_text = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let routes = subnet::parse_routes(&routes_text);
-    let mtu = subnet::default_interface(&routes).and_then(links::mtu);
-    let existing = links::index(links::BRIDGE);
-    let chosen = existing.and_then(|_| subnet::of_interface(&routes, links::BRIDGE));
-    let (index, subnet) = match (existing, chosen) {
-        (Some(index), Some(subnet)) => (index, subnet),
-        _ => {
-            let subnet = subnet::choose(&routes, links::BRIDGE).ok_or(NetworkError::NoSubnet)?;
-            let socket = route_socket()?;
-            links::create_bridge(&socket).map_err(failed("make the bridge `slipway0`"))?;
-            let index = links::index(links::BRIDGE)
-                .ok_or_else(|| failed("find the bridge `slipway0`")(io::Error::from(io::ErrorKind::NotFound)))?;
-            links::address_bridge(&socket, index, subnet).map_err(failed("give the bridge `slipway0` an address"))?;
-            (index, subnet)
-        }
-    };
-    let socket = Socket::new(Some(rustix::net::netlink::NETFILTER)).map_err(failed("open a socket to nftables"))?;
-    if chosen.is_none() || !nat::is_there(&socket).map_err(failed("ask nftables"))? {
-        nat::create(&socket, subnet).map_err(failed("make nftables rules for the way out"))?;
+/// On networks other than the default one its neighbors' names are known, at [`NAME_SERVER`]; `servers` know all others.
+pub fn prepare_places(state: &Path, places: &[Place], servers: &[IpAddr]) -> Result<Network, NetworkError> {
+    if let [Place { network: None, wishes }] = places {
+        // The one that most containers have is made faster.
+        return Ok(Network::of(Kind::Bridge(Box::new(Joined::take(bridge::ensure_default(state)?, wishes)?))));
     }
-    nat::pass_firewall(&socket).map_err(failed("let the bridge through the firewall"))?;
-    forward_packets().map_err(failed("turn on IPv4 forwarding"))?;
-    Ok(Bridge { index, subnet, mtu })
+    let mut taken = Vec::new();
+    for place in places {
+        taken.push(take(state, place)?);
+    }
+    let resolves = places.iter().any(|place| place.network.is_some());
+    let mut namespace = Namespace::new(taken, resolves)?;
+    let mut service = None;
+    if let Some((udp, tcp)) = namespace.names.take()
+        && let Some(first) = places.first()
+    {
+        // Who may not reach the world does not ask there either.
+        let leads_out = namespace.attachments.iter().any(|one| !one.internal);
+        let servers = if leads_out { servers.to_vec() } else { Vec::new() };
+        let resolver = Resolver::new(state.to_owned(), first.wishes.container.clone(), servers);
+        let new = Service::new().and_then(|mut service| service.resolve(udp, tcp, resolver).map(|()| service));
+        service = Some(new.map_err(failed("answer questions about names"))?);
+    }
+    Ok(Network { kind: Kind::Ready { namespace, pool: None }, published: None, service })
 }
 
-fn forward_packets() -> io::Result<()> {
-    const SETTING: &str = "/proc/sys/net/ipv4/ip_forward";
-    if std::fs::read_to_string(SETTING)?.trim() != "0" {
-        return Ok(());
+fn take(state: &Path, Place { network, wishes }: &Place) -> Result<Joined, NetworkError> {
+    let bridge = match network {
+        None => bridge::ensure_default(state)?,
+        Some(definition) => definition.ensure(state)?,
+    };
+    let wished = [wishes.ipv4.map(IpAddr::V4), wishes.ipv6.map(IpAddr::V6)];
+    for address in wished.into_iter().flatten() {
+        let range = if address.is_ipv4() { Some(&bridge.ipv4) } else { bridge.ipv6.as_ref() };
+        if !range.is_some_and(|range| range.is_free_for_containers(address)) {
+            return Err(NetworkError::AddressOutside { address });
+        }
     }
-    io::Write::write_all(&mut std::fs::OpenOptions::new().write(true).open(SETTING)?, b"1")
+    Joined::take(bridge, wishes)
+}
+
+/// Gives a running container, whose first process is given, a place on a further network.
+///
+/// The place lasts as long as the container's namespace, or until [`disconnect`].
+pub fn connect(state: &Path, pid: u32, place: &Place) -> Result<Attached, NetworkError> {
+    let namespace = namespace_of(pid)?;
+    let joined = take(state, place)?;
+    let outside = route_socket()?;
+    let attachment = namespace::inside(&namespace, || {
+        let inside = route_socket()?;
+        let is_free = |name: &String| links::index_in(&inside, name).is_err();
+        let inner = (0..).map(|number| format!("eth{number}")).find(is_free).expect("numbers do not end");
+        let attachment = joined.create(&outside, links::End::Namespace(namespace.as_raw_fd()), &inner)?;
+        namespace::configure_further(&inside, &attachment)?;
+        Ok(attachment)
+    })?;
+    let attached = attachment.attached();
+    attachment.keep();
+    Ok(attached)
+}
+
+/// Takes a container's place on a network away; says whether it had one.
+pub fn disconnect(state: &Path, bridge: &str, container: &str) -> Result<bool, NetworkError> {
+    let holders = leases::revoke(&folder_of(state, bridge), container);
+    let socket = route_socket()?;
+    for (interface, _) in holders.iter().filter_map(|holder| holder.interface.as_ref()) {
+        links::remove(&socket, interface).map_err(failed("remove an interface"))?;
+    }
+    Ok(!holders.is_empty())
+}
+
+/// Somebody on a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbor {
+    /// The container's ID.
+    pub container: String,
+    /// Its name.
+    pub name: String,
+    /// The address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The address.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+/// Returns who is on a network, by its bridge.
+pub fn neighbors(state: &Path, bridge: &str) -> Vec<Neighbor> {
+    let mut all: Vec<Neighbor> = Vec::new();
+    let held = leases::held(&folder_of(state, bridge));
+    for (address, holder) in held.into_iter().filter(|(_, holder)| !holder.container.is_empty()) {
+        let known = all.iter().position(|one| one.container == holder.container);
+        let place = known.unwrap_or_else(|| {
+            let name = holder.names.first().cloned().unwrap_or_default();
+            all.push(Neighbor { container: holder.container.clone(), name, ipv4: None, ipv6: None });
+            all.len() - 1
+        });
+        match address {
+            IpAddr::V4(address) => all[place].ipv4 = Some(address),
+            IpAddr::V6(address) => all[place].ipv6 = Some(address),
+        }
+    }
+    all.sort_by(|one, other| one.container.cmp(&other.container));
+    all
+}
+
+/// Returns the range of the default network, if it has one yet.
+pub fn default_range() -> Option<Range> {
+    range::of_interface(&range::routes(), links::BRIDGE).map(|net| Range::of(net.into()))
+}
+
+/// The default network's bridge.
+pub const DEFAULT_BRIDGE: &str = links::BRIDGE;
+
+fn folder_of(state: &Path, bridge: &str) -> PathBuf {
+    if bridge == links::BRIDGE { state.to_owned() } else { state.join(bridge) }
+}
+
+fn namespace_of(pid: u32) -> Result<OwnedFd, NetworkError> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open(format!("/proc/{pid}/ns/net"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| failed("open the network of a container")(error.into()))
+}
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SweptNetworks {
+    /// Addresses that nobody has any more.
+    pub leases: usize,
+    /// Published ports of containers that are gone.
+    pub ports: usize,
+    /// Networks whose record is gone.
+    pub networks: usize,
+}
+
+/// Removes what killed processes and removed homes left in `state` and in the kernel.
+pub(crate) fn sweep(state: &Path) -> SweptNetworks {
+    bridge::sweep(state)
 }

@@ -1,9 +1,11 @@
 //! A network namespace that is made before its container, and that another may use afterwards.
 
-use super::{Bridge, Lease, NetworkError, failed, links, route_socket};
-use crate::child::net::{InterfacePlan, NetworkPlan, configure};
+use super::attachment::{Attachment, Joined};
+use super::resolver::NAME_SERVER;
+use super::{NetworkError, failed, links, netlink::Socket, nft, table};
 use rustix::fs::{Mode, OFlags};
 use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// A namespace whose interfaces are up. It ends when this is dropped and no process is in it any more.
@@ -13,36 +15,36 @@ pub(crate) struct Namespace {
     pub(super) handle: OwnedFd,
     /// The namespace's `/proc/net/sockstat`.
     sockets: OwnedFd,
-    /// The bridge and the address there, if it is on it.
-    pub(super) place: Option<(Bridge, Lease)>,
+    /// Its interfaces, from `eth0` on.
+    pub(super) attachments: Vec<Attachment>,
+    /// Where its processes' questions about names arrive.
+    pub(super) names: Option<(UdpSocket, TcpListener)>,
 }
 
 impl Namespace {
-    /// Makes a namespace with a loopback interface, and with `eth0` when it has a place on the bridge.
-    pub(super) fn new(place: Option<(Bridge, Lease)>) -> Result<Namespace, NetworkError> {
+    /// Makes a namespace with a loopback interface, and with one for each place that was taken on a network.
+    pub(super) fn new(places: Vec<Joined>, resolves: bool) -> Result<Namespace, NetworkError> {
+        let outside = super::route_socket()?;
         // Only a thread of its own may change its namespace and end. It takes the namespace's files along.
-        let (handle, sockets) = on_own_thread(|| {
-            crate::sys::unshare(libc::CLONE_NEWNET).map_err(io::Error::from_raw_os_error)?;
-            let open = |path: &str| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            Ok((open("/proc/thread-self/ns/net")?, open("/proc/thread-self/net/sockstat")?))
-        })
-        .map_err(failed("make a network namespace"))?;
-        let mut interface = None;
-        if let Some((bridge, lease)) = &place {
-            let end = links::End::Namespace(handle.as_raw_fd());
-            links::create_pair(&route_socket()?, bridge.index, bridge.mtu, end, lease.address)
-                .map_err(failed("make a pair of interfaces"))?;
-            let (mask, gateway) = (bridge.subnet.mask(), bridge.subnet.gateway());
-            interface = Some(InterfacePlan { address: lease.address, mask, gateway });
-        }
-        let joined = handle.as_raw_fd();
         on_own_thread(move || {
-            crate::sys::setns(joined, libc::CLONE_NEWNET).map_err(io::Error::from_raw_os_error)?;
-            let plan = NetworkPlan { loopback: true, interface, join: None };
-            configure(&plan).map_err(|failure| io::Error::from_raw_os_error(failure.errno))
+            let step = |what| move |error: rustix::io::Errno| failed(what)(error.into());
+            crate::sys::unshare(libc::CLONE_NEWNET)
+                .map_err(|error| failed("make a network namespace")(io::Error::from_raw_os_error(error)))?;
+            let open = |path: &str| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+            let handle = open("/proc/thread-self/ns/net").map_err(step("open a network namespace"))?;
+            let sockets = open("/proc/thread-self/net/sockstat").map_err(step("open a network namespace"))?;
+            let inside = super::route_socket()?;
+            links::up(&inside, LOOPBACK).map_err(failed("bring the loopback interface up"))?;
+            let mut attachments = Vec::new();
+            for (number, place) in places.into_iter().enumerate() {
+                let end = links::End::Namespace(handle.as_raw_fd());
+                let attachment = place.create(&outside, end, &format!("eth{number}"))?;
+                configure(&inside, &attachment, &attachments)?;
+                attachments.push(attachment);
+            }
+            let names = resolves.then(open_names).transpose().map_err(failed("listen for questions about names"))?;
+            Ok(Namespace { handle, sockets, attachments, names })
         })
-        .map_err(failed("bring the interfaces up"))?;
-        Ok(Namespace { handle, sockets, place })
     }
 
     /// Whether nothing is left of whoever used it: no socket, and no port that is blocked for a while by a connection
@@ -52,6 +54,55 @@ impl Namespace {
         let Ok(length) = rustix::io::pread(&self.sockets, &mut bytes[..], 0) else { return false };
         is_quiet(&String::from_utf8_lossy(&bytes[..length]))
     }
+}
+
+/// The loopback interface's number in every namespace.
+const LOOPBACK: u32 = 1;
+
+/// Gives an interface of this thread's namespace its addresses, and leads to the world through it if none of the others
+/// does.
+fn configure(inside: &Socket, new: &Attachment, others: &[Attachment]) -> Result<(), NetworkError> {
+    let index = links::index_in(inside, &new.inner).map_err(failed("find the container's interface"))?;
+    let ranges = [Some(new.ipv4()), new.ipv6()];
+    for (address, range) in ranges.into_iter().flatten() {
+        links::add_address(inside, index, address, range.net).map_err(failed("give the container an address"))?;
+    }
+    links::up(inside, index).map_err(failed("bring the container's interface up"))?;
+    for (address, range) in ranges.into_iter().flatten() {
+        let leads_out = |other: &Attachment| !other.internal && (address.is_ipv4() || other.ipv6().is_some());
+        if !new.internal && !others.iter().any(leads_out) {
+            links::default_route(inside, index, range.gateway).map_err(failed("lead the container to the world"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Does the same with an interface that joins others: what leads to the world already goes on to do so.
+pub(super) fn configure_further(inside: &Socket, new: &Attachment) -> Result<(), NetworkError> {
+    configure(inside, new, &[])
+}
+
+/// Runs work in somebody's network namespace.
+pub(super) fn inside<T: Send>(
+    namespace: &OwnedFd,
+    work: impl FnOnce() -> Result<T, NetworkError> + Send,
+) -> Result<T, NetworkError> {
+    let handle = namespace.as_raw_fd();
+    on_own_thread(move || {
+        crate::sys::setns(handle, libc::CLONE_NEWNET)
+            .map_err(|error| failed("enter a network namespace")(io::Error::from_raw_os_error(error)))?;
+        work()
+    })
+}
+
+/// Opens the sockets that questions about names arrive at, beside port 53, which stays free.
+fn open_names() -> io::Result<(UdpSocket, TcpListener)> {
+    let address = SocketAddr::from((IpAddr::V4(NAME_SERVER), 0));
+    let udp = UdpSocket::bind(address)?;
+    let tcp = TcpListener::bind(address)?;
+    let ports = (udp.local_addr()?.port(), tcp.local_addr()?.port());
+    table::redirect_names(&nft::socket()?, NAME_SERVER, ports.0, ports.1)?;
+    Ok((udp, tcp))
 }
 
 /// Reads `/proc/net/sockstat`; what is not understood counts as noise.
@@ -64,10 +115,11 @@ fn is_quiet(text: &str) -> bool {
     number("sockets:", "used") == Some(0) && number("TCP:", "tw") == Some(0)
 }
 
-fn on_own_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T, NetworkError> + Send) -> Result<T, NetworkError> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("network".into()).spawn_scoped(scope, work)?;
-        thread.join().map_err(|_| io::Error::other("the thread panicked"))?
+        let thread = std::thread::Builder::new().name("network".into()).spawn_scoped(scope, work);
+        let thread = thread.map_err(failed("start a thread"))?;
+        thread.join().unwrap_or_else(|_| Err(failed("use a thread")(io::Error::other("it panicked"))))
     })
 }
 

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 const BUSYBOX: &str = "/bin/busybox";
 
-const APPLETS: [&str; 29] = [
+const APPLETS: [&str; 31] = [
     "sh", "cat", "df", "echo", "grep", "head", "hostname", "id", "ip", "ls", "mknod", "mount", "nc", "ps", "pwd",
     "sleep", "stat", "stty", "tail", "tee", "touch", "true", "tty", "umask", "unshare", "wc", "wget", "kill", "httpd",
+    "nslookup", "printf",
 ];
 
 /// Whether tests that need root can run: they are skipped aloud, and fail where CI is set.
