@@ -119,12 +119,13 @@ impl EtcFiles<'_> {
         let resolv_conf = if self.dns.is_empty() {
             // A machine without the file has no resolver; the container gets what takes its place.
             let host = fs::read("/etc/resolv.conf").unwrap_or_default();
-            etc_files::resolv_conf(&String::from_utf8_lossy(&host), self.host_network)
+            let asked = etc_files::Resolving::default();
+            etc_files::resolv_conf(&String::from_utf8_lossy(&host), self.host_network, &asked)
         } else {
             self.dns.iter().map(|address| format!("nameserver {address}\n")).collect()
         };
         let files = [
-            ("hosts", etc_files::hosts(self.hostname, self.address, self.hosts)),
+            ("hosts", etc_files::hosts(self.hostname, self.address.as_slice(), self.hosts)),
             ("hostname", etc_files::hostname(self.hostname)),
             ("resolv.conf", resolv_conf),
         ];

@@ -12,6 +12,8 @@
 //! │   ├── sessions                  held for the moment in which a session is born or found dead
 //! │   ├── images                    held for the moment in which a name changes
 //! │   ├── containers                held for the moment in which a container gets or loses its name
+//! │   ├── networks                  held for the moment in which a network comes or goes
+//! │   ├── volumes                   held for the moment in which a volume comes or goes, or gets a container
 //! │   ├── layers                    held for the moment in which a layer record changes
 //! │   └── snapshots                 held for the moment in which a stale snapshot is replaced
 //! ├── staging/
@@ -44,6 +46,11 @@
 //! ├── cache-mounts/ID/              contents of `RUN --mount=type=cache`
 //! ├── containers/ID/                containers, see the crate `supervisor`; `keeps.json` names the layers that each stands on
 //! ├── container-names/NAME          a link whose text is the ID of the container of this name
+//! ├── networks/ID.json              networks of containers, see the crate `supervisor`
+//! ├── volumes/NAME/                 volumes of containers
+//! │   ├── record.json               what people know about it
+//! │   ├── users/CONTAINER           the containers that have it
+//! │   └── _data/                    what is mounted
 //! ├── events                        what happened to containers, one line each
 //! └── repositories/                 what `slipway serve` knows about repositories (see `repositories`)
 //! ```
@@ -293,6 +300,41 @@ impl Layout {
     /// Returns the link that a container's name is; the caller has checked that it is one.
     pub fn container_name(&self, name: &str) -> PathBuf {
         self.container_names().join(name)
+    }
+
+    /// Returns the folder of networks' records.
+    pub fn networks(&self) -> PathBuf {
+        self.home.join("networks")
+    }
+
+    /// Returns the record of a network.
+    pub fn network(&self, id: &str) -> PathBuf {
+        self.networks().join(format!("{id}.json"))
+    }
+
+    /// Returns the folder of volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.home.join("volumes")
+    }
+
+    /// Returns the folder of a volume; the caller has checked that its name is one.
+    pub fn volume(&self, name: &str) -> PathBuf {
+        self.volumes().join(name)
+    }
+
+    /// Returns the folder that is mounted for a volume.
+    pub fn volume_data(&self, name: &str) -> PathBuf {
+        self.volume(name).join("_data")
+    }
+
+    /// Returns the record of a volume.
+    pub fn volume_record(&self, name: &str) -> PathBuf {
+        self.volume(name).join("record.json")
+    }
+
+    /// Returns the folder of the containers that have a volume.
+    pub fn volume_users(&self, name: &str) -> PathBuf {
+        self.volume(name).join("users")
     }
 
     /// Returns the file of what happened to containers.

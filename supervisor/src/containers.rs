@@ -477,9 +477,7 @@ impl Container {
             }
             all.drop_name(&name, &self.record.id)?;
         }
-        if with_volumes {
-            volumes::release(&self.record, &self.layout);
-        }
+        volumes::release(&self.record, &self.layout, with_volumes);
         self.emit("destroy", now, &[]);
         layer::remove_tree(&gone).map_err(failed("remove", &gone))
     }
@@ -532,7 +530,7 @@ fn is_abandoned(folder: &Path) -> bool {
     }
 }
 
-fn make_folder(path: &Path, mode: u32) -> Result<(), ContainerError> {
+pub(crate) fn make_folder(path: &Path, mode: u32) -> Result<(), ContainerError> {
     match fs::DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         other => other.map_err(failed("create", path))?,
@@ -547,14 +545,14 @@ fn open_lock(path: &Path) -> Result<File, ContainerError> {
     options.open(path).map_err(failed("open", path))
 }
 
-fn lock(path: &Path) -> Result<File, ContainerError> {
+pub(crate) fn lock(path: &Path) -> Result<File, ContainerError> {
     let file = open_lock(path)?;
     let locked = rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive));
     locked.map_err(|error| failed("lock", path)(error.into()))?;
     Ok(file)
 }
 
-fn ignore_missing(done: io::Result<()>) -> io::Result<()> {
+pub(crate) fn ignore_missing(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

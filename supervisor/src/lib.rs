@@ -7,6 +7,8 @@
 //! | [`config`] | docker's `Config` and `HostConfig` |
 //! | [`process`] | processes that are never mistaken for others |
 //! | [`start`] | from a record to a running program |
+//! | [`networks`] | [`Networks`]: what networks there are |
+//! | [`volumes`] | [`Volumes`]: folders that outlive containers |
 //! | [`network`] | the networks of a container, and its ports |
 //! | [`watch`] | the process that watches one container |
 //! | [`frames`], [`client`] | what is said over its socket, and the other end |
@@ -23,11 +25,14 @@ mod files;
 pub mod frames;
 pub mod log;
 pub mod network;
+pub mod networks;
 pub mod process;
 pub mod record;
 pub mod start;
-mod volumes;
+pub mod volumes;
 pub mod watch;
 
 pub use containers::{Claim, Container, ContainerError, Containers, NewContainer, is_name};
+pub use networks::Networks;
 pub use record::{Record, State, Status};
+pub use volumes::Volumes;

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use layer::{Tree, TreeError};
 use oci::users::{UserError, Users};
 use oci_spec::runtime::{LinuxDeviceBuilder, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec};
-use runtime::network::{Network, NetworkError};
 use runtime::{
     ContainerConfig, MountKind, MountPoint, Rootfs, Seccomp, Size, SpecError, SpecOptions, StartError, Stdio, Stream,
     Ulimit, UserIds, etc_files,
@@ -18,7 +17,7 @@ use rustix::fs::{FileType, major, minor, stat};
 
 use crate::config::DeviceMapping;
 use crate::containers::Container;
-use crate::network;
+use crate::network::{self, PrepareError, Prepared};
 use crate::record::{self, Record};
 
 /// Why a container did not start.
@@ -45,9 +44,9 @@ pub enum StartContainerError {
     Describe(#[from] oci_spec::OciSpecError),
     #[error("cannot describe the container")]
     Spec(#[from] SpecError),
-    #[error("cannot set the network up")]
-    Network(#[from] NetworkError),
-    #[error("cannot publish a port")]
+    #[error(transparent)]
+    Network(#[from] PrepareError),
+    #[error("failed to set up container networking")]
     Publish(#[from] runtime::network::PublishError),
     #[error("`{text}` is not a port mapping")]
     Port { text: String },
@@ -84,11 +83,12 @@ pub fn start(container: &Container, lower: &[PathBuf], size: Option<Size>) -> Re
     let record = &container.record;
     let dirs = [container.upper()].into_iter().chain(lower.iter().cloned()).collect();
     let tree = Tree::of_layers(dirs)?;
-    let mut network = network::prepare(record)?;
-    let spec = describe(container, &tree, &network)?;
+    let mut prepared = network::prepare(record, &container.all())?;
     let mut state = record::State::default();
-    network::note(record, &network, &mut state);
-    network::publish(record, &mut network, &mut state)?;
+    network::note(record, &prepared.network, &container.all(), &mut state);
+    network::publish(record, &mut prepared.network, &mut state)?;
+    let spec = describe(container, &tree, &prepared)?;
+    let mut network = prepared.network;
     let service = network.take_service();
     let config = ContainerConfig {
         id: record.id.clone(),
@@ -122,11 +122,11 @@ fn console_size(record: &Record) -> Option<Size> {
 }
 
 /// Describes the container to the runtime: its program, user, environment, rights and mounts.
-fn describe(container: &Container, tree: &Tree, network: &Network) -> Result<Spec, StartContainerError> {
+fn describe(container: &Container, tree: &Tree, prepared: &Prepared) -> Result<Spec, StartContainerError> {
     let record = &container.record;
     let (config, host) = (&record.config, &record.host_config);
     let user = find_user(tree, &config.user, host.group_add.as_deref().unwrap_or_default())?;
-    let mut mounts = etc_mounts(container, network)?;
+    let mut mounts = etc_mounts(container, prepared)?;
     mounts.extend(record.mounts.iter().map(describe_mount).collect::<Result<Vec<_>, _>>()?);
     // A mount on a folder must come before those below it.
     mounts.sort_by_key(|mount| mount.target.split('/').filter(|name| !name.is_empty()).count());
@@ -139,7 +139,7 @@ fn describe(container: &Container, tree: &Tree, network: &Network) -> Result<Spe
         env: environment(record, &user.home),
         cwd: text(&config.working_dir).unwrap_or_else(|| "/".into()),
         user: UserIds { uid: user.uid, gid: user.gid, additional_gids: user.additional_gids },
-        hostname: config.hostname.clone(),
+        hostname: hostname(record, prepared).to_owned(),
         terminal: config.tty,
         read_only: host.readonly_rootfs,
         privileged: host.privileged,
@@ -148,7 +148,7 @@ fn describe(container: &Container, tree: &Tree, network: &Network) -> Result<Spe
         no_new_privileges,
         seccomp,
         mounts,
-        host_network: network.is_host(),
+        host_network: prepared.network.is_host(),
         shm_size: u64::try_from(host.shm_size).ok().filter(|&size| size > 0).unwrap_or(defaults.shm_size),
         ulimits: host.ulimits.iter().flatten().map(ulimit).collect(),
         memory: positive(host.memory),
@@ -233,66 +233,87 @@ pub fn merge_environment(all: &mut Vec<String>, over: &[String]) {
     }
 }
 
+/// Who shares a network shares its name there.
+fn hostname<'a>(record: &'a Record, prepared: &'a Prepared) -> &'a str {
+    prepared.other.as_ref().map_or(&record.config.hostname, |other| &other.record.config.hostname)
+}
+
 /// Docker's word for the machine itself in `--add-host`.
 const HOST_GATEWAY: &str = "host-gateway";
 
-/// Writes the files in `/etc` that tell where the container is, and returns what to mount.
-fn etc_mounts(container: &Container, network: &Network) -> Result<Vec<MountPoint>, StartContainerError> {
-    let record = &container.record;
+/// The files in `/etc` that tell where the container is.
+const ETC_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
+/// Writes the files in `/etc` that tell where the container is, and returns what to mount: those of another container
+/// if the network is that one's.
+fn etc_mounts(container: &Container, prepared: &Prepared) -> Result<Vec<MountPoint>, StartContainerError> {
+    let folder = prepared.other.as_ref().unwrap_or(container).folder().join("etc");
+    if prepared.other.is_none() {
+        let failed = |path: &Path, source| StartContainerError::Write { path: path.to_owned(), source };
+        fs::create_dir_all(&folder).map_err(|source| failed(&folder, source))?;
+        let record = &container.record;
+        let hostname = &record.config.hostname;
+        let texts = [
+            etc_files::hosts(hostname, &addresses(prepared), &extra_hosts(record, prepared)?),
+            etc_files::hostname(hostname),
+            resolv_conf(record, prepared),
+        ];
+        for (name, text) in ETC_FILES.into_iter().zip(texts) {
+            let path = folder.join(name);
+            // The container may have put a link in its place, but not here: only the file itself is mounted.
+            let written = File::create(&path).and_then(|mut file| {
+                file.write_all(text.as_bytes())?;
+                // For every user of the container, whatever our umask is.
+                file.set_permissions(fs::Permissions::from_mode(0o644))
+            });
+            written.map_err(|source| failed(&path, source))?;
+        }
+    }
+    let mount = |name: &str| MountPoint {
+        target: format!("/etc/{name}"),
+        kind: MountKind::Bind { source: folder.join(name), read_only: false },
+    };
+    Ok(ETC_FILES.into_iter().map(mount).collect())
+}
+
+/// The container's own addresses.
+fn addresses(prepared: &Prepared) -> Vec<IpAddr> {
+    let attached = prepared.network.attached();
+    attached.iter().flat_map(|one| [Some(one.ipv4), one.ipv6]).flatten().map(|net| net.addr()).collect()
+}
+
+fn extra_hosts(record: &Record, prepared: &Prepared) -> Result<Vec<(String, IpAddr)>, StartContainerError> {
     let mut hosts = Vec::new();
     for text in record.host_config.extra_hosts.iter().flatten() {
         let bad = || StartContainerError::Host { text: text.clone() };
         let (name, address) = text.split_once([':', '=']).ok_or_else(bad)?;
-        let address: IpAddr = match (address.trim_start_matches('[').trim_end_matches(']'), network.gateway()) {
-            (HOST_GATEWAY, Some(gateway)) => gateway.into(),
-            (HOST_GATEWAY, None) => std::net::Ipv4Addr::LOCALHOST.into(),
-            (address, _) => address.parse().map_err(|_| bad())?,
+        let address = match address.trim_start_matches('[').trim_end_matches(']') {
+            HOST_GATEWAY => network::host_gateway(&prepared.network),
+            address => address.parse().map_err(|_| bad())?,
         };
         hosts.push((name.to_owned(), address));
     }
-    let resolv_conf = match record.host_config.dns.as_slice() {
-        [] => {
-            // A machine without the file has no resolver; the container gets what takes its place.
-            let host = fs::read("/etc/resolv.conf").unwrap_or_default();
-            etc_files::resolv_conf(&String::from_utf8_lossy(&host), network.is_host())
-        }
-        servers => {
-            let mut text: String = servers.iter().map(|address| format!("nameserver {address}\n")).collect();
-            for (word, values) in
-                [("search", &record.host_config.dns_search), ("options", &record.host_config.dns_options)]
-            {
-                if !values.is_empty() {
-                    text.push_str(&format!("{word} {}\n", values.join(" ")));
-                }
-            }
-            text
-        }
+    Ok(hosts)
+}
+
+/// The machine's resolvers, or those that were asked for; on networks with names, the one that knows these.
+fn resolv_conf(record: &Record, prepared: &Prepared) -> String {
+    // A machine without the file has no resolver; the container gets what takes its place.
+    let host = fs::read("/etc/resolv.conf").unwrap_or_default();
+    let host = String::from_utf8_lossy(&host);
+    let asked = etc_files::Resolving {
+        servers: match prepared.resolves {
+            true => vec![runtime::network::NAME_SERVER.to_string()],
+            false => record.host_config.dns.clone(),
+        },
+        search: record.host_config.dns_search.clone(),
+        options: match (prepared.resolves, record.host_config.dns_options.as_slice()) {
+            // A name without dots is a neighbor's.
+            (true, []) => vec!["ndots:0".to_owned()],
+            (_, options) => options.to_vec(),
+        },
     };
-    let hostname = &record.config.hostname;
-    let files = [
-        ("hosts", etc_files::hosts(hostname, network.address().map(Into::into), &hosts)),
-        ("hostname", etc_files::hostname(hostname)),
-        ("resolv.conf", resolv_conf),
-    ];
-    let folder = container.folder().join("etc");
-    let failed = |path: &Path, source| StartContainerError::Write { path: path.to_owned(), source };
-    fs::create_dir_all(&folder).map_err(|source| failed(&folder, source))?;
-    let mut mounts = Vec::new();
-    for (name, text) in files {
-        let path = folder.join(name);
-        // The container may have put a link in its place, but not here: only the file itself is mounted.
-        let written = File::create(&path).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            // For every user of the container, whatever our umask is.
-            file.set_permissions(fs::Permissions::from_mode(0o644))
-        });
-        written.map_err(|source| failed(&path, source))?;
-        mounts.push(MountPoint {
-            target: format!("/etc/{name}"),
-            kind: MountKind::Bind { source: path, read_only: false },
-        });
-    }
-    Ok(mounts)
+    etc_files::resolv_conf(&host, prepared.network.is_host(), &asked)
 }
 
 fn describe_mount(mount: &record::Mount) -> Result<MountPoint, StartContainerError> {
