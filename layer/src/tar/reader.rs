@@ -302,7 +302,10 @@ impl<R: Read> Reader<R> {
                 EntryKind::File { size: self.content(block, pax, stored).map_err(|error| error.at(&name))? }
             }
             b'1' | b'2' if link.is_empty() => return Err(bad("it links to nothing")),
-            b'1' => EntryKind::Hardlink { target: tidy_path(&link) },
+            b'1' => match tidy_path(&link) {
+                target if target.is_empty() => return Err(bad("it is a second name for the root")),
+                target => EntryKind::Hardlink { target },
+            },
             b'2' => EntryKind::Symlink { target: link.clone() },
             b'3' => device().map(|(major, minor)| EntryKind::CharDevice { major, minor })?,
             b'4' => device().map(|(major, minor)| EntryKind::BlockDevice { major, minor })?,

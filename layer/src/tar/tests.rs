@@ -194,6 +194,10 @@ fn what_is_no_tar_is_refused() {
     assert!(read(&header(b"folder/", b'0', 5, |_| {})).is_err());
     assert!(read(&header(b"link", b'2', 0, |_| {})).is_err());
     assert!(read(&header(b"hard", b'1', 0, |_| {})).is_err());
+    for root in [b".".as_slice(), b"./", b"/", b"//."] {
+        let hard = header(b"hard", b'1', 0, |block| block[field::LINK][..root.len()].copy_from_slice(root));
+        assert!(matches!(read(&hard), Err(TarError::BadEntry { .. })), "{root:?}");
+    }
     let negative = header(b"a", b'0', 0, |block| block[field::SIZE].fill(0xff));
     assert!(read(&negative).is_err());
     let owner = header(b"a", b'0', 0, |block| block[field::UID].fill(0xff));
