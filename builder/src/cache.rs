@@ -144,7 +144,8 @@ pub(crate) fn tried(store: &Store, definition: &CacheKey) -> Result<(), Fault> {
 pub(crate) fn keep_base(store: &Store, image: &Layers) -> Result<(), Fault> {
     let Some(chain) = image.chain() else { return Ok(()) };
     let key = Digest::sha256(format!("slipway base {chain}").as_bytes());
-    if store.build_cache().touch(&key) {
+    // One that is damaged keeps nothing: it is read, not only touched.
+    if store.build_cache().get(&key)?.is_some() {
         return Ok(());
     }
     let keeps = Keeps {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use oci::Digest;
+use store::Peeked;
 
 use super::World;
 
@@ -128,5 +129,21 @@ fn a_snapshot_that_is_missing_or_unfinished_is_unpacked_again() {
         let more = format!("{DOCKERFILE}RUN write more {at}\n");
         assert!(world.build(&more).files().contains(" made M"), "{name}");
         assert_repaired(&world, &digest, &format!("snapshot {} is {name}", snapshot.display()));
+    }
+}
+
+#[test]
+fn a_record_that_keeps_a_base_image_is_written_again_when_it_is_damaged() {
+    let (world, digest) = world();
+    let keys = world.store.build_cache().keys().expect("listed");
+    let path = |key: &&Digest| world.store.layout().cache_record(key);
+    let keeps_base =
+        |key: &&Digest| String::from_utf8_lossy(&fs::read(path(key)).expect("read")).contains("base image");
+    let key = keys.iter().find(keeps_base).expect("the base is kept");
+    for (name, damage) in [CUT, GARBAGE, EMPTY, GONE] {
+        damage(&path(&key));
+        assert_repaired(&world, &digest, name);
+        let kept = world.store.build_cache().peek(key).expect("looked");
+        assert!(matches!(kept, Peeked::Record(_)), "{name}: {kept:?}");
     }
 }
