@@ -1,5 +1,6 @@
 //! From the instructions of stages to steps and image configs: variables are expanded, images resolved, triggers fired.
 
+mod circles;
 mod lint;
 mod origin;
 mod run;
@@ -116,6 +117,7 @@ impl<'a> Evaluator<'a> {
         if let Some(epoch) = context.request.source_date_epoch.or(context.request.reproducible) {
             evaluator.globals.entry("SOURCE_DATE_EPOCH".into()).or_insert_with(|| epoch.to_string());
         }
+        evaluator.refuse_circles()?;
         Ok(evaluator)
     }
 

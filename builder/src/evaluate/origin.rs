@@ -114,12 +114,7 @@ impl<'a> Evaluator<'a> {
                 };
                 Err(self.fault(Fault::new(message), Some(&statement.span)))
             }
-            From::NoSuchIndex => {
-                let count = self.context.plan.stages.len();
-                let fault = Fault::new(format!("invalid stage index {from}"))
-                    .hint(format!("the Dockerfile has {count} stages, counted from 0"));
-                Err(self.fault(fault, Some(&statement.span)))
-            }
+            From::NoSuchIndex => Err(self.no_such_index(from, statement)),
             From::Other => {
                 let (source, _) = self.image(from, self.platform, statement)?;
                 Ok(self.image_origin(source, from, statement))
@@ -180,6 +175,14 @@ impl<'a> Evaluator<'a> {
                 Ok(Some((source, config, name)))
             }
         }
+    }
+
+    /// Refuses a number that no stage has.
+    pub(super) fn no_such_index(&self, from: &str, statement: &Statement) -> Box<BuildError> {
+        let count = self.context.plan.stages.len();
+        let fault = Fault::new(format!("invalid stage index {from}"))
+            .hint(format!("the Dockerfile has {count} stages, counted from 0"));
+        self.fault(fault, Some(&statement.span))
     }
 
     fn image_origin(&mut self, source: SourceStep, name: &str, statement: &Statement) -> Origin {

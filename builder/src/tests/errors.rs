@@ -105,6 +105,41 @@ fn g3_a_later_stage_cannot_be_copied_from() {
 }
 
 #[test]
+fn g3_stages_in_a_circle_are_refused_also_where_the_target_does_not_reach_them() {
+    let world = World::new();
+    let circle =
+        "FROM base AS one\nCOPY --from=TWO /a /b\nFROM one AS two\nFROM base AS three\nCOPY --from=two /a /b\n";
+    insta::assert_snapshot!(world.refuse(&format!("{circle}FROM scratch\nCMD true")), @"
+    error: circular dependency detected on stage: one
+     --> Dockerfile:2:1
+      |
+    1 | FROM base AS one
+    2 | COPY --from=TWO /a /b
+      | ^^^^^^^^^^^^^^^^^^^^^
+    3 | FROM one AS two
+    4 | FROM base AS three
+      |
+      = hint: each needs the next: one, two, one
+    ");
+    for (stages, message) in [
+        ("FROM base AS me\nCOPY --from=0 /a /b\n", "cannot copy from stage \"me\" within itself"),
+        ("FROM base AS me\nRUN --mount=from=me ls\n", "cannot copy from stage \"me\" within itself"),
+        (
+            "FROM base\nRUN --mount=from=1 ls\nFROM base AS b\nCOPY --from=0 / /\n",
+            "circular dependency detected on stage: stage-0",
+        ),
+        ("FROM base\nCOPY --from=9 / /\n", "invalid stage index 9"),
+        ("FROM base\nCOPY --from=-1 / /\n", "invalid stage index -1"),
+    ] {
+        let error = world.refuse(&format!("{stages}FROM base\nCMD true"));
+        assert!(error.contains(message), "{error}");
+    }
+    // A later stage, no stage at all, and two of one name are no circle.
+    let other = "FROM base AS a\nCOPY --from=b /x /y\nFROM base AS b\nCOPY --from=nosuch /x /y\nFROM base AS b\n";
+    world.build(&format!("{other}FROM base\nCMD true"));
+}
+
+#[test]
 fn a_stage_whose_trigger_needs_itself_is_refused() {
     let world = World::new();
     let on_build = vec!["COPY --from=me /a /b".into()];
