@@ -35,6 +35,10 @@ const FETCHED: &str = "refs/slipway/fetched";
 const USER: &str = "SLIPWAY_GIT_USER";
 const PASSWORD: &str = "SLIPWAY_GIT_PASSWORD";
 
+/// A transfer that is slower than so many bytes a second for so many seconds is given up.
+const SLOWEST: &str = "100";
+const PATIENCE: &str = "60";
+
 /// A credential helper that tells the login of the URL.
 const ANSWER: &str = r#"!f() { test "$1" != get || printf 'username=%s\npassword=%s\n' "$SLIPWAY_GIT_USER" "$SLIPWAY_GIT_PASSWORD"; }; f"#;
 
@@ -239,6 +243,9 @@ impl Git<'_> {
         if network {
             let (url, login) = login::split(&self.source.remote);
             set("remote.slipway.url", &url);
+            // A server that says nothing any more must not hold a build for ever.
+            set("http.lowSpeedLimit", SLOWEST);
+            set("http.lowSpeedTime", PATIENCE);
             if let Some(Login { scope, user, password }) = login {
                 set(&format!("credential.{scope}.username"), &user);
                 if let Some(password) = password {
