@@ -10,6 +10,7 @@ const EXAMPLES: &str = "\
 Examples:
   slipway build -t app .                     Build the Dockerfile of this folder
   slipway run --rm -p 8080:80 app            Run it, reachable on port 8080
+  slipway ps -a                              List containers
   slipway serve &                            Serve images on 127.0.0.1:5000
   slipway tag app localhost:5000/app
   slipway push localhost:5000/app            Send it there
@@ -84,6 +85,15 @@ pub(crate) enum ProgressMode {
 pub(crate) enum Command {
     Build(Box<commands::build::Args>),
     Run(Box<commands::run::Args>),
+    Create(Box<commands::create::Args>),
+    Start(commands::start::Args),
+    Stop(commands::stop::Args),
+    Kill(commands::kill::Args),
+    Wait(commands::wait::Args),
+    Ps(commands::ps::Args),
+    Logs(commands::logs::Args),
+    Attach(commands::attach::Args),
+    Rm(commands::rm::Args),
     Push(commands::push::Args),
     Pull(commands::pull::Args),
     Login(commands::login::Args),

@@ -9,6 +9,8 @@
 //! | `shell` | this terminal as the ends of a shell in a build's step |
 //! | `clock` | the one place that asks what time it is |
 //! | `progress/` | the views of a build and of transfers |
+//! | `each` | doing the same to several names |
+//! | `template` | `--format`: tables, JSON, and Go templates |
 //! | `table`, `units` | columns, sizes and times as docker prints them |
 //! | `sink` | files and standard output as the ends of what commands write |
 //! | `terminal` | standard output, and whether anybody looks at it |
@@ -17,6 +19,7 @@
 mod args;
 mod clock;
 mod commands;
+mod each;
 mod failure;
 mod flags;
 mod progress;
@@ -24,6 +27,7 @@ mod session;
 mod shell;
 mod sink;
 mod table;
+mod template;
 mod terminal;
 mod units;
 mod verification;
@@ -37,6 +41,11 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|word| word == engine::supervisor::WORD) {
+        // Before anything starts a thread: this process forks, and stays small.
+        return ExitCode::from(engine::supervisor::main(&arguments.collect::<Vec<_>>(), clock::now));
+    }
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),

@@ -105,9 +105,32 @@ pub(crate) fn size() -> Option<engine::runtime::Size> {
     Some(engine::runtime::Size { rows: size.ws_row, columns: size.ws_col })
 }
 
+/// Reads keys such as `ctrl-p,ctrl-q`, which are also what is meant when nothing is given; an empty text is none.
+pub(crate) fn detach_keys(text: Option<&str>) -> anyhow::Result<Vec<u8>> {
+    let text = text.unwrap_or("ctrl-p,ctrl-q");
+    let key = |key: &str| match (key.as_bytes(), key.strip_prefix("ctrl-").map(str::as_bytes)) {
+        (&[byte], _) => Ok(byte),
+        (_, Some(&[letter @ (b'a'..=b'z' | b'@' | b'[' | b'\\' | b']' | b'^' | b'_')])) => {
+            Ok(letter.to_ascii_uppercase() & 0x1f)
+        }
+        _ => anyhow::bail!("Unknown character: '{key}'"),
+    };
+    text.split(',').filter(|_| !text.is_empty()).map(key).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_to_detach_are_read_as_docker_does() {
+        assert_eq!(detach_keys(None).expect("the default"), [16, 17]);
+        assert_eq!(detach_keys(Some("a,ctrl-],ctrl-@")).expect("keys"), [b'a', 29, 0]);
+        assert!(detach_keys(Some("")).expect("none").is_empty());
+        for text in ["ctrl-", "ctrl-A", "ab", "a,", "ctrl-ab"] {
+            assert!(detach_keys(Some(text)).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn text_cannot_draw_on_the_terminal() {

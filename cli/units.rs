@@ -49,6 +49,61 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     Ok(value as u64)
 }
 
+/// Reads a time as Go writes it, `1h30m` or `500ms`, in nanoseconds.
+pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
+    let bad = || format!("`{text}` is not a time such as `30s` or `1m30s`");
+    let mut rest = text;
+    let mut total = 0.0_f64;
+    if text == "0" {
+        return Ok(0);
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let number: f64 = number.parse().map_err(|_| bad())?;
+        total += number
+            * match unit {
+                "ns" => 1.0,
+                "us" | "µs" => 1e3,
+                "ms" => 1e6,
+                "s" => 1e9,
+                "m" => 60e9,
+                "h" => 3600e9,
+                _ => return Err(bad()),
+            };
+        rest = after;
+    }
+    if text.is_empty() || total > 9e18 {
+        return Err(bad());
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "checked just above")]
+    let nanos = total as i64;
+    Ok(nanos)
+}
+
+/// Reads a moment: a time ago (`10m`), a date or time, or seconds since 1970, with a fraction or without.
+pub(crate) fn parse_moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    let bad = || format!("`{text}` is neither a time such as 2026-11-30T12:00:00Z nor how long ago, such as 10m");
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    if let Ok(nanos) = parse_duration(text)
+        && text != "0"
+    {
+        return now.checked_sub(jiff::SignedDuration::from_nanos(nanos)).map_err(|_| bad());
+    }
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if let (Ok(seconds), true) = (seconds.parse::<i64>(), fraction.bytes().all(|byte| byte.is_ascii_digit())) {
+        let nanos = format!("{fraction:0<9}")[..9].parse::<i32>().map_err(|_| bad())?;
+        return Timestamp::new(seconds, nanos).map_err(|_| bad());
+    }
+    // Without a zone it is the local time, which for us is UTC.
+    let date: jiff::civil::DateTime = text.parse().map_err(|_| bad())?;
+    date.to_zoned(jiff::tz::TimeZone::UTC).map(|zoned| zoned.timestamp()).map_err(|_| bad())
+}
+
 /// Tells in words how long ago something was: `3 days ago`.
 pub(crate) fn ago(then: Option<&str>, now: Timestamp) -> String {
     match then.and_then(|text| text.parse::<Timestamp>().ok()) {
@@ -58,7 +113,8 @@ pub(crate) fn ago(then: Option<&str>, now: Timestamp) -> String {
     }
 }
 
-fn duration(seconds: i64) -> String {
+/// Tells in words how long something took: `2 hours`.
+pub(crate) fn duration(seconds: i64) -> String {
     let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
     match seconds {
         ..1 => "Less than a second".into(),
@@ -115,6 +171,33 @@ mod tests {
         for text in ["", "m", "1x", "-1", "1e400", "99999999999g"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn times_are_read_as_go_and_docker_do() {
+        for (text, nanos) in [
+            ("30s", 30_000_000_000),
+            ("1m30s", 90_000_000_000),
+            ("1.5ms", 1_500_000),
+            ("0", 0),
+            ("2h", 7_200_000_000_000),
+        ] {
+            assert_eq!(parse_duration(text), Ok(nanos), "{text}");
+        }
+        for text in ["", "5", "s", "1x", "-1s", "1s2", "1e9h", "99999999h"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        let now: Timestamp = "2026-11-20T12:00:00Z".parse().expect("valid");
+        for (text, time) in [
+            ("10m", "2026-11-20T11:50:00Z"),
+            ("2026-11-20T11:00:00Z", "2026-11-20T11:00:00Z"),
+            ("2026-11-20T11:00:00", "2026-11-20T11:00:00Z"),
+            ("2026-11-20", "2026-11-20T00:00:00Z"),
+            ("1136073600.25", "2006-01-01T00:00:00.25Z"),
+        ] {
+            assert_eq!(parse_moment(text, now), Ok(time.parse().expect("valid")), "{text}");
+        }
+        assert!(parse_moment("yesterday", now).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use super::support::{SLIPWAY, TestEnv, eventually, needs, path, run, send};
 
 fn home() -> Option<TestEnv> {
-    needs::root().then(TestEnv::with_busybox)
+    TestEnv::for_containers()
 }
 
 #[test]
@@ -30,8 +30,15 @@ fn failures_have_dockers_exit_codes() {
     assert!(run(&["--pull=never", "nosuch"]).failure(125).contains("nosuch"));
     assert!(run(&["-u", "nosuch", "busybox"]).failure(125).contains("unable to find user `nosuch`"));
     assert!(run(&["-v", "name:/x", "busybox"]).failure(125).contains("named volumes"));
-    assert!(run(&["-d", "busybox"]).failure(125).contains("--detach is not supported yet"));
+    let home = env.home();
+    let left = || std::fs::read_dir(home.join("containers")).map_or(0, Iterator::count);
+    // As under docker, what could not be started stays; what could not be made does not.
+    assert_eq!(left(), 3);
+    assert!(run(&["--rm", "busybox", "nosuch"]).failure(127).contains("not found"));
+    assert_eq!(left(), 3);
     assert!(run(&["--mount", "type=bind,src=/no/such,dst=/x", "busybox"]).failure(125).contains("/no/such"));
+    assert!(run(&["--name", "taken", "-d", "busybox", "true"]).code() == 0);
+    assert!(run(&["--name", "taken", "busybox"]).failure(125).contains("is already in use by container"));
     assert!(run(&["-p", "80:80", "busybox"]).failure(125).contains("ports cannot be published"));
     assert!(run(&["-it", "busybox"]).failure(125).contains("not a TTY"));
     assert!(run(&["-m", "1k", "busybox"]).failure(125).contains("minimum memory limit"));
@@ -105,8 +112,8 @@ fn a_volume_of_the_image_starts_with_its_files() {
 #[test]
 fn what_a_container_writes_goes_away_with_it() {
     let Some(env) = home() else { return };
-    env.slipway(["run", "--network=none", "busybox", "sh", "-c", "echo x > /etc/x"]).success();
-    let ran = env.slipway(["run", "--network=none", "busybox", "cat", "/etc/x"]);
+    env.slipway(["run", "--rm", "--network=none", "busybox", "sh", "-c", "echo x > /etc/x"]).success();
+    let ran = env.slipway(["run", "--rm", "--network=none", "busybox", "cat", "/etc/x"]);
     assert_eq!(ran.code(), 1);
     assert_eq!(super::interrupt::leftovers(&env), Vec::<std::path::PathBuf>::new());
     assert_eq!(std::fs::read_dir(env.home().join("containers")).map_or(0, Iterator::count), 0);

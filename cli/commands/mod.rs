@@ -7,26 +7,35 @@ use clap::ValueEnum;
 use crate::args::{Cli, Command};
 use crate::session::Session;
 
+pub(crate) mod attach;
 pub(crate) mod build;
 pub(crate) mod completion;
+pub(crate) mod create;
 pub(crate) mod debug;
 pub(crate) mod du;
 pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod inspect;
+pub(crate) mod kill;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
+pub(crate) mod logs;
 pub(crate) mod prune;
+pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod serve;
+pub(crate) mod start;
+pub(crate) mod stop;
 pub(crate) mod tag;
 pub(crate) mod version;
+pub(crate) mod wait;
 
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -84,6 +93,15 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Build(args) => build::run(*args, &session),
         Command::Run(args) => run::run(*args, &session),
+        Command::Create(args) => create::run(*args, &session),
+        Command::Start(args) => start::run(args, &session),
+        Command::Stop(args) => stop::run(args, &session),
+        Command::Kill(args) => kill::run(args, &session),
+        Command::Wait(args) => wait::run(args, &session),
+        Command::Ps(args) => ps::run(args, &session),
+        Command::Logs(args) => logs::run(args, &session),
+        Command::Attach(args) => attach::run(args, &session),
+        Command::Rm(args) => rm::run(args, &session),
         Command::Push(args) => push::run(args, &session),
         Command::Pull(args) => pull::run(args, &session),
         Command::Login(args) => login::run(args, &session),

@@ -13,6 +13,7 @@ mod transfers;
 use std::sync::Arc;
 
 use builder::{BuildEvent, BuildEvents};
+use engine::ops::create::CreateEvents;
 use engine::ops::run::RunEvents;
 use oci::{Descriptor, Digest};
 use registry::client::{BlobState, RequestError, TransferEvents};
@@ -21,6 +22,7 @@ pub(crate) use self::explained::Explained;
 pub(crate) use steps::Lines;
 
 use crate::args::ProgressMode;
+use crate::commands::create::CidFile;
 use crate::{terminal, units};
 
 /// Shows what goes on. It is drawn a last time by [`View::finish`]; nothing may be printed beside it before.
@@ -128,14 +130,16 @@ impl TransferEvents for Shared {
 /// What `run` shows before the program has the terminal.
 pub(crate) struct OfRun<F> {
     view: Arc<dyn View>,
+    /// Where the container's ID is noted.
+    cidfile: CidFile,
     /// Called when the program has the terminal.
     running: F,
 }
 
 impl<F: Fn()> OfRun<F> {
     /// Shows what a view shows, and calls `running` when the view is over.
-    pub(crate) fn new(view: Arc<dyn View>, running: F) -> Self {
-        Self { view, running }
+    pub(crate) fn new(view: Arc<dyn View>, cidfile: CidFile, running: F) -> Self {
+        Self { view, cidfile, running }
     }
 }
 
@@ -154,12 +158,20 @@ impl<F: Fn() + Send + Sync> TransferEvents for OfRun<F> {
     }
 }
 
+impl<F: Fn() + Send + Sync> CreateEvents for OfRun<F> {
+    fn pulling(&self, image: &str) {
+        terminal::note(&format!("image `{image}` is not here, pulling it"));
+    }
+    fn created(&self, id: &str) {
+        if let Err(error) = self.cidfile.write(id) {
+            terminal::note(&terminal::printable(&format!("warning: {error:#}")));
+        }
+    }
+}
+
 impl<F: Fn() + Send + Sync> RunEvents for OfRun<F> {
     fn warning(&self, message: &str) {
         terminal::note(&terminal::printable(&format!("warning: {message}")));
-    }
-    fn pulling(&self, image: &str) {
-        terminal::note(&format!("image `{image}` is not here, pulling it"));
     }
     fn running(&self) {
         self.view.finish();

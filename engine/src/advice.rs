@@ -10,6 +10,7 @@ use crate::context_spec::ContextSpecError;
 use crate::contexts::OpenContextError;
 use crate::image_source::ObtainError;
 use crate::ops::build::BuildOpError;
+use crate::ops::create::CreateError;
 use crate::ops::debug::DebugError;
 use crate::ops::import::ImportError;
 use crate::ops::rmi::RmiError;
@@ -110,7 +111,11 @@ fn of_context(error: &(dyn Error + 'static)) -> Option<String> {
 fn is_no_such_image(error: &(dyn Error + 'static)) -> bool {
     let find = error.downcast_ref::<FindError>();
     let find = find.or_else(|| match error.downcast_ref()? {
-        RunError::Find(find) => Some(find),
+        RunError::Create(CreateError::Find(find)) => Some(find),
+        _ => None,
+    });
+    let find = find.or_else(|| match error.downcast_ref()? {
+        CreateError::Find(find) => Some(find),
         _ => None,
     });
     let find = find.or_else(|| match error.downcast_ref()? {
@@ -231,7 +236,7 @@ mod tests {
         let said = registry::client::ServerError::default();
         let denied = RequestError::Denied { registry: "r.test".into(), repository: None, said: said.clone() };
         let pull = ObtainError::Pull { reference: "r.test/a".into(), source: Box::new(PullError::Request(denied)) };
-        assert!(advice(&RunError::Obtain(pull)).unwrap().contains("`slipway login r.test`"));
+        assert!(advice(&CreateError::Obtain(pull)).unwrap().contains("`slipway login r.test`"));
         let push = crate::ops::push::PushError::Push {
             reference: "r.test/a".into(),
             source: Box::new(PushError::Request(RequestError::TooManyRequests {
@@ -241,7 +246,7 @@ mod tests {
             })),
         };
         assert!(advice(&push).unwrap().contains("try again"));
-        let missing = RunError::Find(FindError::NotFound { text: "nosuch".into() });
+        let missing = CreateError::Find(FindError::NotFound { text: "nosuch".into() });
         assert_eq!(advice(&missing).unwrap(), "`slipway images` lists what is here");
         assert_eq!(advice(&std::io::Error::other("something else")), None);
     }

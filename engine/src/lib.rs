@@ -33,9 +33,9 @@ pub mod archive;
 pub mod attest;
 pub mod call;
 pub mod commit_time;
+pub mod containers;
 pub mod context_spec;
 pub mod contexts;
-pub mod devices;
 pub mod executor;
 pub mod image_source;
 pub mod interruptible;
@@ -49,6 +49,7 @@ pub mod recorder;
 pub mod remote;
 pub mod remote_cache;
 pub mod shell;
+pub mod signals;
 pub mod ssh;
 pub mod timeline;
 pub mod verify;
@@ -64,6 +65,12 @@ pub mod runtime {
 }
 
 pub use registry::client::{Client, ClientOptions};
+/// The process that watches a container, for the program that is started as one.
+pub mod supervisor {
+    pub use ::supervisor::client::WORD;
+    pub use ::supervisor::watch::main;
+}
+
 /// What is remembered of builds.
 pub mod builds {
     pub use store::builds::{BuildRecord, BuildStatus, StepOutcome, StepRecord};

@@ -10,9 +10,7 @@ use std::sync::Arc;
 
 use runtime::network::{self, Mode, NetworkError};
 use runtime::{MountKind, MountPoint, Pool, etc_files};
-
-/// Where addresses on the bridge are kept: the bridge is the machine's, whatever home is used.
-const NETWORK_STATE: &str = "/run/slipway/network";
+use supervisor::network::{NETWORK_STATE, SECRETS};
 
 /// Why a container could not be given its surroundings.
 #[derive(Debug, thiserror::Error)]
@@ -36,11 +34,6 @@ pub enum NetworkChoice {
     Host,
 }
 
-/// Makes the network ready.
-pub(crate) fn prepare_network(choice: NetworkChoice) -> Result<network::Network, NetworkError> {
-    network::prepare(mode(choice))
-}
-
 /// Makes the network of a build's step ready.
 pub(crate) fn prepare_network_in(choice: NetworkChoice, pool: &Arc<Pool>) -> Result<network::Network, NetworkError> {
     network::prepare_in(mode(choice), pool)
@@ -54,9 +47,6 @@ fn mode(choice: NetworkChoice) -> Mode {
         NetworkChoice::Default => Mode::Host,
     }
 }
-
-/// Where secrets lie until a container has mounted them: in memory.
-const SECRETS: &str = "/dev/shm";
 
 /// A folder in memory that nobody else can look into, until this is dropped.
 ///
@@ -87,10 +77,7 @@ impl Drop for PrivateFolder {
     }
 }
 
-/// Removes what killed processes of ours left on this machine: cgroups, addresses, secrets.
-pub fn sweep() -> runtime::Swept {
-    runtime::sweep(runtime::Places { network_state: Some(Path::new(NETWORK_STATE)), files: Some(Path::new(SECRETS)) })
-}
+pub use supervisor::network::sweep;
 
 /// Returns 64 hexadecimal characters that nobody else has.
 pub(crate) fn new_id() -> String {

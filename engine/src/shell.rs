@@ -7,11 +7,11 @@ use std::sync::{Mutex, PoisonError};
 
 use builder::{ExecStep, ExecuteError, Executor, ExitStatus, MountKind, Overlay, StepMount};
 use layer::{NodeKind, Tree};
-use runtime::{Size, Stdio, Stream};
+use runtime::{Container, Size, Stdio, Stream};
 use store::{Snapshot, Store};
 
+use crate::containers::RunStreams;
 use crate::executor::{self, ContainerExecutor, StepError};
-use crate::ops::run::{RunStreams, pump};
 use crate::recorder::Recorder;
 
 /// The ends of a shell: what it reads and writes, and the terminal that it may have.
@@ -215,8 +215,7 @@ fn live(step: &ExecStep<'_>, ends: ShellEnds) -> Result<ExitStatus, StepError> {
             }
         });
     }
-    let pumps = pump(&mut container, RunStreams { stdin, stdout, stderr })
-        .map_err(|error| StepError::Signal(io::Error::other(error)))?;
+    let pumps = pump(&mut container, RunStreams { stdin, stdout, stderr }).map_err(StepError::Signal)?;
     let status = container.wait()?;
     for pump in pumps {
         // A pump only copies bytes; if it panicked, what it copied is lost, and the exit code is not.
@@ -224,6 +223,41 @@ fn live(step: &ExecStep<'_>, ends: ShellEnds) -> Result<ExitStatus, StepError> {
     }
     drop(guard);
     Ok(ExitStatus { code: status.shell_code(), out_of_memory: status.oom_killed })
+}
+
+/// Starts to copy the streams, and returns the threads to wait for: those that end when the container does.
+fn pump(container: &mut Container, streams: RunStreams) -> io::Result<Vec<std::thread::JoinHandle<()>>> {
+    if let Some(terminal) = container.terminal() {
+        let (input, output) = (terminal.try_clone()?, terminal.try_clone()?);
+        if let Some(stdin) = streams.stdin {
+            std::thread::spawn(move || copy(stdin, input));
+        }
+        return Ok(vec![std::thread::spawn(move || copy(output, streams.stdout))]);
+    }
+    if let (Some(source), Some(sink)) = (streams.stdin, container.take_stdin()) {
+        // It may wait for a person for ever, so nobody waits for it.
+        std::thread::spawn(move || copy(source, sink));
+    }
+    let stdout = container.take_stdout().map(|source| std::thread::spawn(move || copy(source, streams.stdout)));
+    let stderr = container.take_stderr().map(|source| std::thread::spawn(move || copy(source, streams.stderr)));
+    Ok([stdout, stderr].into_iter().flatten().collect())
+}
+
+/// Copies until either side ends. Dropping the source then tells the container that nobody reads.
+fn copy(mut source: impl Read, mut sink: impl Write) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let count = match source.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // A terminal whose last user is gone says so with an error.
+            Err(_) => return,
+        };
+        if sink.write_all(&buffer[..count]).and_then(|()| sink.flush()).is_err() {
+            return;
+        }
+    }
 }
 
 /// Returns the first shell that the files have: the one that `SHELL` chose, bash, or sh.

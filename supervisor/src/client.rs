@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
+use runtime::Size;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -34,8 +35,16 @@ pub const WORD: &str = "supervisor";
 /// # Errors
 ///
 /// When the process cannot be started.
-pub fn spawn(container: &Container, claim: Claim, attach: AttachRequest) -> Result<UnixStream, SupervisorError> {
-    let (ours, theirs) = UnixStream::pair().map_err(SupervisorError::Spawn)?;
+pub fn spawn(
+    container: &Container,
+    claim: Claim,
+    attach: AttachRequest,
+    size: Option<Size>,
+) -> Result<UnixStream, SupervisorError> {
+    let (mut ours, theirs) = UnixStream::pair().map_err(SupervisorError::Spawn)?;
+    if let Some(size) = size {
+        frames::write(&mut ours, frames::SIZE, &frames::size(size)).map_err(SupervisorError::Spawn)?;
+    }
     let request = serde_json::to_string(&attach).expect("text keys only");
     #[expect(clippy::disallowed_methods, reason = "it is this very program")]
     let mut command = Command::new("/proc/self/exe");

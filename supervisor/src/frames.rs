@@ -10,6 +10,7 @@
 
 use std::io::{self, Read, Write};
 
+use runtime::Size;
 use serde::{Deserialize, Serialize};
 
 /// What the container reads.
@@ -84,6 +85,12 @@ pub struct Exited {
     pub oom_killed: bool,
     /// Why it could not be started again.
     pub error: String,
+}
+
+/// Returns the content of a frame for a terminal's size.
+pub fn size(size: Size) -> [u8; 4] {
+    let ([a, b], [c, d]) = (size.rows.to_be_bytes(), size.columns.to_be_bytes());
+    [a, b, c, d]
 }
 
 /// Appends a frame to bytes that go out.

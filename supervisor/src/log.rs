@@ -165,6 +165,9 @@ impl Log {
             if let Some(whole) = line {
                 let text = std::mem::take(&mut self.partial[stream as usize]);
                 self.line(stream, &text, whole, now);
+                if self.options.max_size.is_some_and(|most| self.size + self.buffer.len() as u64 >= most) {
+                    self.flush()?;
+                }
             }
         }
         self.flush()

@@ -93,6 +93,36 @@ impl TestEnv {
     }
 }
 
+impl TestEnv {
+    /// Makes a home that holds `busybox`, when containers can be run here.
+    pub fn for_containers() -> Option<Self> {
+        needs::root().then(Self::with_busybox)
+    }
+
+    /// Starts a container in the background that runs a shell script without a network; gives its ID.
+    pub fn start(&self, name: &str, flags: &[&str], script: &str) -> String {
+        let flags =
+            [&["run", "-d", "--network=none", "--name", name], flags, &["busybox", "sh", "-c", script]].concat();
+        self.slipway(flags).success().trim().to_owned()
+    }
+
+    /// Returns what a template makes of a container.
+    pub fn look(&self, container: &str, template: &str) -> String {
+        self.slipway(["inspect", "--type=container", "-f", template, container]).success().trim_end().to_owned()
+    }
+}
+
+impl Drop for TestEnv {
+    fn drop(&mut self) {
+        // Containers outlive commands; they shall not outlive the test.
+        let entries = std::fs::read_dir(self.home().join("containers")).into_iter().flatten().flatten();
+        let names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        if !names.is_empty() {
+            self.slipway(["rm", "-f"].into_iter().chain(names.iter().map(String::as_str)));
+        }
+    }
+}
+
 /// What came of a command.
 pub struct Ran {
     line: String,
@@ -295,4 +325,10 @@ pub mod needs {
         let tar = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debian-bookworm.tar");
         (tar.exists() || !lacks("target/debian-bookworm.tar (scripts/debian-base makes it)")).then_some(tar)
     }
+}
+
+/// Tells whether a process lives; one that nobody has waited for yet does not.
+pub fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }

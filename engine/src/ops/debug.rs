@@ -7,9 +7,8 @@ use oci::users::ProcessUser;
 use oci::{Descriptor, DiffId};
 use store::builds::{BuildRecord, RecordedMount, StepRecord};
 use store::{Snapshot, SnapshotError, Store};
+use supervisor::start::{StartContainerError, find_user};
 
-use super::run::RunError;
-use super::run::describe::find_user;
 use crate::past::{self, PastError};
 use crate::shell::{self, OpenShellError, ShellEnds};
 use crate::{Cancel, Engine};
@@ -53,7 +52,7 @@ pub enum DebugError {
     #[error("the files of step {number} are not here any more")]
     Gone { number: usize, source: SnapshotError },
     #[error("cannot find the user of the step")]
-    User(#[source] Box<RunError>),
+    User(#[source] Box<StartContainerError>),
     #[error("cannot read the secret `{id}`")]
     Secret { id: String, source: std::io::Error },
     #[error(transparent)]
@@ -90,7 +89,7 @@ fn open(
     let here = step.plan.surroundings.clone().unwrap_or_default();
     let tree = files.tree().map_err(OpenShellError::Tree)?;
     let user = options.user.as_deref().unwrap_or(&here.user);
-    let mut user = find_user(&tree, user).map_err(|error| DebugError::User(Box::new(error)))?;
+    let mut user = find_user(&tree, user, &[]).map_err(|error| DebugError::User(Box::new(error)))?;
     if !user.additional_gids.contains(&user.gid) {
         user.additional_gids.insert(0, user.gid);
     }

@@ -4,8 +4,13 @@ use jiff::Timestamp;
 use oci::{Digest, Platform, Reference};
 use store::{FindError, Image};
 
+use supervisor::{ContainerError, Record, State};
+
 use super::find;
 use crate::Engine;
+use crate::containers;
+
+mod container;
 
 /// All that is known about an image.
 #[derive(Clone, Debug)]
@@ -43,4 +48,42 @@ pub async fn inspect(engine: &Engine, image: String, platform: Option<Platform>)
         })
     })
     .await
+}
+
+/// All that is known about a container.
+#[derive(Clone, Debug)]
+pub struct InspectedContainer {
+    /// What it is.
+    pub record: Record,
+    /// What it is doing.
+    pub state: State,
+    /// All of it as docker's JSON.
+    pub json: serde_json::Value,
+}
+
+/// Looks at a container.
+///
+/// # Errors
+///
+/// When there is no such container, or it cannot be read.
+pub async fn container(engine: &Engine, name: String, now: Timestamp) -> Result<InspectedContainer, ContainerError> {
+    let all = containers::all(engine);
+    let store = engine.store().clone();
+    store::blocking::run(move || {
+        let container = all.find(&name)?;
+        let state = container.state(now)?;
+        let json = container::json(&container, &state, store.layout());
+        Ok(InspectedContainer { record: container.record, state, json })
+    })
+    .await
+}
+
+/// Counts the bytes of what a container wrote, and of its image.
+///
+/// # Errors
+///
+/// When there is no such container.
+pub async fn sizes(engine: &Engine, name: String) -> Result<(u64, u64), ContainerError> {
+    let (all, store) = (containers::all(engine), engine.store().clone());
+    store::blocking::run(move || Ok(super::ps::sizes(&store, &all.find(&name)?))).await
 }

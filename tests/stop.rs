@@ -1,0 +1,24 @@
+//! `slipway stop`.
+
+use std::time::Instant;
+
+use super::support::TestEnv;
+
+#[test]
+fn a_program_is_asked_first_and_killed_when_it_does_not_listen() {
+    let Some(env) = TestEnv::for_containers() else { return };
+    env.start("polite", &[], "trap 'echo bye; exit 5' TERM; echo ready; while true; do sleep 0.05; done");
+    env.start("other", &["--stop-signal", "USR1"], "trap 'exit 6' USR1; echo ready; while true; do sleep 0.05; done");
+    env.start("deaf", &[], "trap '' TERM; echo ready; while true; do sleep 0.05; done");
+    for name in ["polite", "other", "deaf"] {
+        super::support::eventually(20, "it is ready", || env.slipway(["logs", name]).stdout().contains("ready"));
+    }
+    let begun = Instant::now();
+    assert_eq!(env.slipway(["stop", "-t", "1", "polite", "other", "deaf"]).success(), "polite\nother\ndeaf\n");
+    assert!(begun.elapsed().as_secs() < 8, "at once, not one after another");
+    let codes = ["polite", "other", "deaf"].map(|name| env.look(name, "{{.State.ExitCode}} {{.State.Status}}"));
+    assert_eq!(codes, ["5 exited", "6 exited", "137 exited"]);
+    assert!(env.slipway(["logs", "polite"]).stdout().ends_with("bye\n"));
+    assert_eq!(env.slipway(["stop", "polite"]).success(), "polite\n", "what has ended is no error");
+    assert!(env.slipway(["stop", "nosuch"]).failure(1).contains("No such container: nosuch"));
+}
