@@ -3,6 +3,7 @@
 //! | File | Owns |
 //! | --- | --- |
 //! | [`server`] | `slipway serve`: distribution-spec 1.1 over HTTP, kept in a `store` |
+//! | [`storage`] | what a registry keeps, on a disk or in a bucket, and how |
 //! | [`client`] | push, pull, login and logout, for any registry |
 //!
 //! The two share no code beyond the words of `oci`, so that a mistake in one
@@ -10,3 +11,4 @@
 
 pub mod client;
 pub mod server;
+pub mod storage;

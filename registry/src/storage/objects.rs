@@ -1,0 +1,277 @@
+//! [`Objects`] and [`Data`]: what the registry asks of whoever keeps its bytes.
+//!
+//! | File | Owns |
+//! | --- | --- |
+//! | `objects/disk.rs` | a folder, with a journal |
+//! | `objects/bucket.rs` | S3, GCS, Azure and the like |
+//! | `objects/memory.rs` | nothing that lasts: for tests, which decide what happens in which order |
+//! | `objects/conformance.rs` | the contract, held against all of them |
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::id::Id;
+use super::keys::{Key, Prefix};
+
+pub mod disk;
+pub mod memory;
+
+#[cfg(test)]
+pub(crate) mod conformance;
+
+/// Why whoever keeps the bytes did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message documents its variant")]
+pub enum ObjectError {
+    #[error("the store is not to be reached")]
+    Unavailable {
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the store does not let us {action} `{what}`")]
+    Denied {
+        action: &'static str,
+        what: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the store has no space left")]
+    NoSpace,
+    #[error("cannot {action} `{what}`")]
+    Failed {
+        action: &'static str,
+        what: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("`{what}` is damaged")]
+    Damaged { what: String },
+    #[error("`{what}` is being written by somebody else")]
+    Busy { what: String },
+}
+
+/// Names what a key holds at some moment. Two different contents of a key never have the same version.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Version(pub(crate) Box<str>);
+
+/// What is under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Which version they are.
+    pub version: Version,
+    /// When it was written, by the store's clock.
+    pub modified: Timestamp,
+}
+
+/// What a list says of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it is.
+    pub key: Key,
+    /// How many bytes it has.
+    pub size: u64,
+    /// When it was written, by the store's clock.
+    pub modified: Timestamp,
+}
+
+/// When an object is to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Whatever is there.
+    Always,
+    /// If nothing is there.
+    Absent,
+    /// If this version is there.
+    Is(Version),
+}
+
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is there, as this version.
+    Done(Version),
+    /// The condition did not hold. (Or it did, and the store forgot that it was us: read again before giving up.)
+    Lost,
+}
+
+/// Some of a sorted list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The entries, in byte order.
+    pub entries: Vec<T>,
+    /// Whether more come after the last of them.
+    pub more: bool,
+}
+
+/// Small objects, found by their key, that change only as a whole.
+///
+/// # Contract
+///
+/// - What `put` wrote, every `get`, `head` and `list` that begins afterwards sees, whoever asks and through whichever
+///   handle, until the next write.
+/// - `put` with [`Condition::Absent`] writes only if the key holds nothing, with [`Condition::Is`] only if it holds that
+///   version. Of any number that race with the same condition exactly one is done.
+/// - No version of a key comes back, provided that no two bodies that were ever put there are the same.
+/// - `delete` of what is not there succeeds.
+/// - `list` gives what begins with the prefix and comes after `after`, which need not exist, in byte order, at most
+///   `limit`; `more` tells whether it would go on. Of `limit` 0 come no entries.
+/// - After an error, a write was done or was not: the next `get` tells.
+/// - When `sync` returns, all that was written, deleted or seen before it was called survives a crash of the machine.
+/// - `now` does not run behind the `modified` of what was written before.
+#[async_trait]
+pub trait Objects: fmt::Debug + Send + Sync {
+    /// Reads an object, if it is there.
+    async fn get(&self, key: &Key) -> Result<Option<Object>, ObjectError>;
+
+    /// Tells whether an object is there, and of which size and age.
+    async fn head(&self, key: &Key) -> Result<Option<Entry>, ObjectError>;
+
+    /// Writes an object if the condition holds.
+    async fn put(&self, key: &Key, bytes: Bytes, condition: Condition) -> Result<Put, ObjectError>;
+
+    /// Removes an object for good.
+    async fn delete(&self, key: &Key) -> Result<(), ObjectError>;
+
+    /// Lists objects.
+    async fn list(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Page<Entry>, ObjectError>;
+
+    /// Waits until what was written and seen so far survives a crash of the machine.
+    async fn sync(&self) -> Result<(), ObjectError>;
+
+    /// Tells what time it is by the store's clock.
+    async fn now(&self) -> Result<Timestamp, ObjectError>;
+}
+
+/// Bytes of a data object.
+pub enum Content {
+    /// They are here.
+    Bytes(Bytes),
+    /// They are in a file, from where it stands.
+    File {
+        /// The file, for this reader alone.
+        file: File,
+        /// Where they begin in it.
+        offset: u64,
+        /// How many there are.
+        length: u64,
+    },
+    /// They come one after the other.
+    Stream(BoxStream<'static, Result<Bytes, ObjectError>>),
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Self::File { offset, length, .. } => write!(f, "File({offset}, {length})"),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+/// How far the writing of a data object came, so that anybody can carry on. Only its family knows what it means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The data object.
+    pub id: Id,
+    /// How many bytes are safe.
+    pub size: u64,
+    /// The store's name for the unfinished object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<String>,
+    /// The parts that are there, all of the same size.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
+    /// A data object with what comes after the parts and is too little for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<Id>,
+}
+
+/// A data object on its way. Dropped, it may leave something behind that [`Data::discard`] removes.
+#[async_trait]
+pub trait DataWriter: fmt::Debug + Send {
+    /// Takes in the next bytes.
+    async fn write(&mut self, pieces: &[Bytes]) -> Result<(), ObjectError>;
+
+    /// Makes what was taken in survive this process and the machine, and tells how to carry on.
+    async fn pause(&mut self) -> Result<Checkpoint, ObjectError>;
+
+    /// Makes the object visible, whole and safe from a crash of the machine, and returns its size.
+    async fn finish(self: Box<Self>) -> Result<u64, ObjectError>;
+
+    /// Throws all of it away.
+    async fn abort(self: Box<Self>) -> Result<(), ObjectError>;
+}
+
+/// Large objects that are written once, by pieces, and never change.
+///
+/// # Contract
+///
+/// - Nobody sees an object before `finish` succeeded, and all see all of it afterwards.
+/// - `resume` of a checkpoint goes on after its first `size` bytes, whatever was written later; `None` when they are
+///   gone. What another writer of the same object does meanwhile never gets into what this one finishes; the store may
+///   say [`ObjectError::Busy`] instead, as long as there is another.
+/// - `read` gives exactly the bytes of the range, which must lie inside the object; `None` when there is no such object.
+/// - `delete` and `discard` of what is not there succeed.
+#[async_trait]
+pub trait Data: fmt::Debug + Send + Sync {
+    /// Starts an object.
+    async fn begin(&self, id: Id) -> Result<Box<dyn DataWriter>, ObjectError>;
+
+    /// Carries on where a checkpoint was made.
+    async fn resume(&self, checkpoint: &Checkpoint) -> Result<Option<Box<dyn DataWriter>>, ObjectError>;
+
+    /// Throws away what a checkpoint leads to.
+    async fn discard(&self, checkpoint: &Checkpoint) -> Result<(), ObjectError>;
+
+    /// Reads some of an object.
+    async fn read(&self, id: Id, range: Range<u64>) -> Result<Option<Content>, ObjectError>;
+
+    /// Returns the size of an object, if it is there.
+    async fn size(&self, id: Id) -> Result<Option<u64>, ObjectError>;
+
+    /// Removes an object for good.
+    async fn delete(&self, id: Id) -> Result<(), ObjectError>;
+
+    /// Lists the objects after `after` in the order of their IDs, at most `limit`, with size and age.
+    async fn list(
+        &self,
+        after: Option<Id>,
+        limit: usize,
+    ) -> Result<Page<(Id, u64, Timestamp)>, ObjectError>;
+
+    /// Makes an object of a file that never changes, without copying it, if both are on the same disk. `false` when that
+    /// cannot be done.
+    async fn link(&self, _id: Id, _file: &std::path::Path) -> Result<bool, ObjectError> {
+        Ok(false)
+    }
+
+    /// Returns an address where anybody can read an object for a while, if the store has such.
+    async fn signed_url(
+        &self,
+        _id: Id,
+        _valid: std::time::Duration,
+        _content_type: &str,
+    ) -> Result<Option<String>, ObjectError> {
+        Ok(None)
+    }
+}
+
+/// Whoever keeps the bytes: a disk, a bucket, or a test's memory.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// Small objects.
+    pub objects: Arc<dyn Objects>,
+    /// Large objects.
+    pub data: Arc<dyn Data>,
+}

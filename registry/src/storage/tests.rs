@@ -1,0 +1,320 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use oci::{Algorithm, Descriptor, Digest, Index, Manifest, Parsed, RepositoryName, Tag, media_type};
+
+use super::collector::CollectOptions;
+use super::objects::memory::Memory;
+use super::referrers::ReferrersLimit;
+use super::tags::TagTest;
+use super::*;
+
+/// Runs a test against the protocol on a store in memory.
+fn on_memory<F: Future<Output = ()>>(options: StorageOptions, test: impl FnOnce(Memory, Storage) -> F) {
+    let memory = Memory::default();
+    let storage = Storage::new(memory.backend(), options);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("built");
+    runtime.block_on(test(memory, storage));
+}
+
+fn without_grace() -> StorageOptions {
+    StorageOptions { grace: Duration::ZERO, ..StorageOptions::default() }
+}
+
+fn name(text: &str) -> RepositoryName {
+    text.parse().expect("a name")
+}
+
+fn tag(text: &str) -> Tag {
+    text.parse().expect("a tag")
+}
+
+fn image(layers: &[&[u8]]) -> (Bytes, Parsed, Digest) {
+    let config = Descriptor::of(media_type::OCI_CONFIG, b"{}");
+    let layers = layers.iter().map(|layer| Descriptor::of(media_type::OCI_LAYER, layer)).collect();
+    parsed(&Manifest::new(config, layers))
+}
+
+fn parsed(manifest: &impl serde::Serialize) -> (Bytes, Parsed, Digest) {
+    let bytes = Bytes::from(serde_json::to_vec(manifest).expect("JSON"));
+    let parsed = Parsed::parse(&bytes, None).expect("a manifest");
+    let digest = Digest::sha256(&bytes);
+    (bytes, parsed, digest)
+}
+
+async fn push(repository: &Repository, layers: &[&[u8]], tags: &[Tag]) -> Result<Digest, PutManifestError> {
+    for layer in layers.iter().chain([&b"{}".as_slice()]) {
+        repository.put_blob(&Digest::sha256(layer), Bytes::copy_from_slice(layer)).await.expect("stored");
+    }
+    let (bytes, parsed, digest) = image(layers);
+    put(repository, &bytes, &parsed, &digest, tags, None).await.map(|()| digest)
+}
+
+async fn put(
+    repository: &Repository,
+    bytes: &Bytes,
+    parsed: &Parsed,
+    digest: &Digest,
+    tags: &[Tag],
+    holds: Option<TagTest<'_>>,
+) -> Result<(), PutManifestError> {
+    let new = NewManifest {
+        digest,
+        bytes,
+        parsed,
+        media_type: parsed.media_type(),
+        tags,
+        holds,
+        sparse: false,
+        by: Some("me"),
+    };
+    repository.put_manifest(&new).await
+}
+
+async fn read(repository: &Repository, digest: &Digest) -> Option<Bytes> {
+    let blob = repository.blob(digest).await.expect("read")?;
+    let content = blob.read(0..blob.size()).await.expect("read")?;
+    Some(referrers::gather(content, blob.size()).await.expect("read"))
+}
+
+#[test]
+fn an_image_is_pushed_pulled_deleted_and_collected() {
+    on_memory(without_grace(), async |memory, storage| {
+        let repository = storage.repository(&name("a/b"));
+        let large = vec![7; 200_000];
+        let digest = push(&repository, &[b"layer", &large], &[tag("v1"), tag("latest")]).await.expect("pushed");
+        for layer in [b"layer".as_slice(), &large] {
+            assert_eq!(read(&repository, &Digest::sha256(layer)).await.as_deref(), Some(layer));
+        }
+        assert_eq!(read(&storage.repository(&name("other")), &Digest::sha256(b"layer")).await, None);
+        assert_eq!(repository.tag(&tag("v1")).await.expect("read").expect("there").digest, digest);
+        assert_eq!(repository.tags(None, 10).await.expect("listed").entries, ["latest", "v1"]);
+        assert_eq!(storage.catalog(None, 10).await.expect("listed").entries, [name("a/b")]);
+        let all = CollectOptions { scan: true, ..CollectOptions::default() };
+        assert_eq!(storage.collect(all).await.expect("collected").blobs, 0);
+        assert!(repository.delete_manifest(&digest, None).await.expect("deleted"));
+        assert!(!repository.delete_manifest(&digest, None).await.expect("not there"));
+        assert_eq!(repository.tags(None, 10).await.expect("listed").entries, Vec::<String>::new());
+        assert!(storage.catalog(None, 10).await.expect("listed").entries.is_empty());
+        let dry = CollectOptions { dry_run: true, ..CollectOptions::default() };
+        assert_eq!(storage.collect(dry).await.expect("looked").blobs, 4);
+        let collected = storage.collect(CollectOptions::default()).await.expect("collected");
+        assert_eq!((collected.blobs, collected.young), (4, 0), "two layers, a config and the manifest");
+        assert_eq!(read(&repository, &Digest::sha256(b"layer")).await, None);
+        assert!(memory.data_ids().is_empty());
+        let left: Vec<_> = memory.keys().into_iter().filter(|key| key.as_str().starts_with("e/")).collect();
+        assert!(left.is_empty(), "{left:?}");
+        push(&repository, &[b"layer", &large], &[tag("v1")]).await.expect("pushed again");
+        assert_eq!(read(&repository, &Digest::sha256(&large)).await.as_deref(), Some(&*large));
+    });
+}
+
+#[test]
+fn what_nobody_relies_on_has_its_grace() {
+    on_memory(StorageOptions::default(), async |memory, storage| {
+        let repository = storage.repository(&name("a"));
+        let digest = push(&repository, &[b"layer"], &[]).await.expect("pushed");
+        repository.delete_manifest(&digest, None).await.expect("deleted");
+        let collected = storage.collect(CollectOptions::default()).await.expect("collected");
+        assert_eq!((collected.blobs, collected.young), (0, 3));
+        memory.pass_time(Duration::from_secs(13 * 60 * 60));
+        // A client that asks is about to push something that names it.
+        assert_eq!(repository.blob_size(&Digest::sha256(b"layer")).await.expect("asked"), Some(5));
+        memory.pass_time(Duration::from_secs(12 * 60 * 60));
+        let collected = storage.collect(CollectOptions::default()).await.expect("collected");
+        assert_eq!((collected.blobs, collected.young), (2, 1));
+        memory.pass_time(Duration::from_secs(24 * 60 * 60));
+        assert_eq!(storage.collect(CollectOptions::default()).await.expect("collected").blobs, 1);
+    });
+}
+
+#[test]
+fn a_manifest_needs_what_it_names() {
+    on_memory(without_grace(), async |memory, storage| {
+        let repository = storage.repository(&name("a"));
+        let (bytes, parsed, digest) = image(&[b"nowhere"]);
+        let error = put(&repository, &bytes, &parsed, &digest, &[tag("v1")], None).await.expect_err("refused");
+        assert!(matches!(error, PutManifestError::MissingReference { .. }), "{error}");
+        // That another repository has it does not count.
+        push(&storage.repository(&name("b")), &[b"nowhere"], &[]).await.expect("pushed");
+        put(&repository, &bytes, &parsed, &digest, &[tag("v1")], None).await.expect_err("refused");
+        assert!(repository.manifest(&digest).await.expect("read").is_none());
+        let edges = memory.keys().into_iter().filter_map(|key| keys::Edge::parse(&key));
+        assert!(edges.into_iter().all(|edge| edge.repository == name("b")));
+    });
+}
+
+#[test]
+fn tags_are_compared_and_swapped_and_remembered() {
+    on_memory(without_grace(), async |_, storage| {
+        let repository = storage.repository(&name("a"));
+        let one = push(&repository, &[b"1"], &[tag("t")]).await.expect("pushed");
+        let two = push(&repository, &[b"2"], &[tag("t")]).await.expect("pushed");
+        let (bytes, parsed, digest) = image(&[b"1"]);
+        let was_one = |now: Option<&Digest>| now == Some(&one);
+        let error = put(&repository, &bytes, &parsed, &digest, &[tag("t")], Some(TagTest(&was_one))).await;
+        assert!(matches!(error, Err(PutManifestError::TagMoved { .. })));
+        let was_two = |now: Option<&Digest>| now == Some(&two);
+        put(&repository, &bytes, &parsed, &digest, &[tag("t")], Some(TagTest(&was_two))).await.expect("moved");
+        assert!(repository.delete_tag(&tag("t"), Some("them")).await.expect("deleted"));
+        assert!(!repository.delete_tag(&tag("t"), None).await.expect("gone"));
+        let history = repository.history(&tag("t"), 0, 10).await.expect("read").entries;
+        let digests: Vec<_> = history.iter().map(|change| change.digest.clone()).collect();
+        assert_eq!(digests, [Some(one.clone()), Some(two.clone()), Some(one.clone()), None]);
+        assert_eq!(history.iter().map(|change| change.sequence).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        let then = repository.tag_at(&tag("t"), history[1].at).await.expect("read");
+        assert_eq!(then.and_then(|change| change.digest), Some(two));
+        assert!(repository.tag_at(&tag("t"), history[3].at).await.expect("read").is_none());
+        assert_eq!(repository.undelete_tag(&tag("t"), None).await.expect("back"), Some(one.clone()));
+        assert_eq!(repository.tag(&tag("t")).await.expect("read").map(|it| it.digest), Some(one));
+        let page = repository.history(&tag("t"), 2, 2).await.expect("read");
+        assert_eq!((page.entries.len(), page.more), (2, true));
+    });
+}
+
+#[test]
+fn an_immutable_tag_stays() {
+    let immutable = TagPatterns::new(["v*".to_owned()]);
+    on_memory(StorageOptions { immutable, ..without_grace() }, async |_, storage| {
+        let repository = storage.repository(&name("a"));
+        let one = push(&repository, &[b"1"], &[tag("v1"), tag("latest")]).await.expect("pushed");
+        push(&repository, &[b"1"], &[tag("v1")]).await.expect("the same again");
+        let error = push(&repository, &[b"2"], &[tag("v1")]).await.expect_err("refused");
+        assert!(matches!(&error, PutManifestError::TagImmutable { digest, .. } if *digest == one), "{error}");
+        push(&repository, &[b"2"], &[tag("latest")]).await.expect("moved");
+    });
+}
+
+#[test]
+fn referrers_are_those_pushed_and_those_noted() {
+    on_memory(without_grace(), async |_, storage| {
+        let repository = storage.repository(&name("a"));
+        let subject = push(&repository, &[b"1"], &[]).await.expect("pushed");
+        let mut referring = Vec::new();
+        for number in 0..3_u8 {
+            let mut manifest = Manifest::new(Descriptor::of("application/x", b"{}"), Vec::new());
+            manifest.annotations.insert("n".into(), number.to_string());
+            manifest.subject = (number < 2).then(|| Descriptor::new(media_type::OCI_MANIFEST, subject.clone(), 1));
+            let (bytes, parsed, digest) = parsed(&manifest);
+            put(&repository, &bytes, &parsed, &digest, &[], None).await.expect("pushed");
+            referring.push(Descriptor::new(media_type::OCI_MANIFEST, digest, bytes.len() as u64));
+        }
+        let (bytes, parsed, digest) = parsed(&Index::new(vec![referring[2].clone()]));
+        let fallback = tag(&format!("sha256-{}", subject.hex()));
+        put(&repository, &bytes, &parsed, &digest, &[fallback], None).await.expect("noted");
+        let limit = ReferrersLimit { count: 10, bytes: 1 << 20 };
+        let (all, more) = repository.referrers(&subject, None, None, limit).await.expect("listed");
+        let mut expected: Vec<_> = referring.iter().map(|it| it.digest.clone()).collect();
+        expected.sort();
+        assert_eq!(all.iter().map(|it| it.digest.clone()).collect::<Vec<_>>(), expected);
+        assert!(!more && all.iter().all(|it| it.artifact_type.as_deref() == Some("application/x")));
+        assert!(all.iter().all(|it| it.annotations.contains_key("n")));
+        let one = ReferrersLimit { count: 1, bytes: 1 << 20 };
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let (page, more) = repository.referrers(&subject, None, after.as_ref(), one).await.expect("listed");
+            seen.extend(page.iter().map(|it| it.digest.clone()));
+            after = seen.last().cloned();
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(seen, expected);
+        repository.delete_manifest(&referring[0].digest, None).await.expect("deleted");
+        assert_eq!(repository.referrers(&subject, Some("application/x"), None, limit).await.expect("listed").0.len(), 2);
+        assert!(repository.referrers(&subject, Some("other"), None, limit).await.expect("listed").0.is_empty());
+    });
+}
+
+#[test]
+fn an_upload_goes_on_at_another_replica() {
+    on_memory(without_grace(), async |memory, storage| {
+        let other = Storage::new(memory.backend(), without_grace());
+        let (here, there) = (storage.repository(&name("a")), other.repository(&name("a")));
+        for size in [10, 40_000, 300_000] {
+            let bytes = Bytes::from((0..size).map(|at| (at % 251) as u8).collect::<Vec<_>>());
+            let digest = Digest::sha256(&bytes);
+            let id = here.begin_upload(Algorithm::Sha256).await.expect("named");
+            let id: UploadId = id.to_string().parse().expect("survives text");
+            assert_eq!(there.upload_size(&id).await.expect("known"), 0);
+            let mut upload = there.resume_upload(&id).await.expect("fresh");
+            upload.append(vec![bytes.slice(..size / 3)]).await.expect("added");
+            upload.pause().await.expect("noted");
+            let mut late = here.resume_upload(&id).await.expect("resumed");
+            late.append(vec![bytes.slice(size / 3..size / 2)]).await.expect("added");
+            upload.append(vec![bytes.slice(size / 3..)]).await.expect("added");
+            drop(upload);
+            late.pause().await.expect("noted");
+            let mut upload = there.resume_upload(&id).await.expect("resumed");
+            assert_eq!(upload.size(), (size / 2) as u64);
+            upload.append(vec![bytes.slice(size / 2..)]).await.expect("added");
+            assert!(matches!(late.pause().await, Ok(())), "nobody else noted anything");
+            assert!(matches!(upload.pause().await, Err(UploadError::Busy)), "but this one comes too late");
+            let mut upload = there.resume_upload(&id).await.expect("resumed");
+            upload.append(vec![bytes.slice(size / 2..)]).await.expect("added");
+            assert_eq!(upload.finish(&digest).await.expect("finished"), size as u64);
+            assert_eq!(read(&here, &digest).await.as_deref(), Some(&*bytes));
+            if size > 10 {
+                assert!(matches!(here.upload_size(&id).await, Err(UploadError::Unknown)));
+            }
+        }
+        let foreign = storage.repository(&name("b")).begin_upload(Algorithm::Sha256).await.expect("named");
+        assert!(matches!(here.resume_upload(&foreign).await, Err(UploadError::Unknown)), "of another repository");
+    });
+}
+
+#[test]
+fn bytes_that_are_not_what_was_said_are_not_stored() {
+    on_memory(without_grace(), async |memory, storage| {
+        let repository = storage.repository(&name("a"));
+        for size in [10, 300_000] {
+            for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+                let mut upload = repository.receive(Algorithm::Sha256);
+                upload.append(vec![vec![1; size].into()]).await.expect("added");
+                let error = upload.finish(&Digest::of(algorithm, b"other")).await.expect_err("refused");
+                assert!(matches!(error, UploadError::DigestMismatch { .. }), "{error}");
+            }
+            let mut upload = repository.receive(Algorithm::Sha256);
+            upload.append(vec![vec![1; size].into()]).await.expect("added");
+            upload.finish(&Digest::of(Algorithm::Sha512, &vec![1; size])).await.expect("named late");
+        }
+        assert_eq!(memory.data_ids().len(), 1);
+    });
+}
+
+#[test]
+fn uploads_end_when_they_are_canceled_or_old() {
+    on_memory(without_grace(), async |memory, storage| {
+        let repository = storage.repository(&name("a"));
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            let id = repository.begin_upload(Algorithm::Sha256).await.expect("named");
+            let mut upload = repository.resume_upload(&id).await.expect("fresh");
+            upload.append(vec![vec![1; 100_000].into()]).await.expect("added");
+            upload.pause().await.expect("noted");
+            ids.push(id);
+        }
+        repository.cancel_upload(&ids[0]).await.expect("canceled");
+        assert!(matches!(repository.cancel_upload(&ids[0]).await, Err(UploadError::Unknown)));
+        assert_eq!(storage.expire_uploads(Duration::from_secs(60)).await.expect("looked"), 0);
+        memory.pass_time(Duration::from_secs(61));
+        assert_eq!(storage.expire_uploads(Duration::from_secs(60)).await.expect("expired"), 1);
+        assert!(matches!(repository.resume_upload(&ids[1]).await, Err(UploadError::Unknown)));
+    });
+}
+
+#[test]
+fn a_mount_needs_the_blob_where_it_is_said_to_be() {
+    on_memory(without_grace(), async |_, storage| {
+        let (a, b) = (storage.repository(&name("a")), storage.repository(&name("b")));
+        let digest = Digest::sha256(b"x");
+        a.put_blob(&digest, Bytes::from_static(b"x")).await.expect("stored");
+        assert!(!b.mount(&digest, &name("c")).await.expect("asked"));
+        assert!(b.mount(&digest, &name("a")).await.expect("mounted"));
+        assert_eq!(storage.owners(&digest, 10).await.expect("listed"), [name("a"), name("b")]);
+        assert!(a.delete_blob(&digest).await.expect("deleted"));
+        assert!(!a.delete_blob(&digest).await.expect("gone"));
+        assert_eq!(read(&b, &digest).await.as_deref(), Some(b"x".as_slice()));
+        assert_eq!(read(&a, &digest).await, None);
+    });
+}
