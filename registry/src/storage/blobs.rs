@@ -291,9 +291,9 @@ impl Repository {
             }
             let incarnation = self.storage.draw();
             let edge = self.edge(digest, incarnation, EdgeKind::Own);
-            let whose = self.storage.with_edges(std::slice::from_ref(&edge), async || {
-                self.storage.rely_on(digest, arrival).await
-            });
+            let whose = self
+                .storage
+                .with_edges(std::slice::from_ref(&edge), async || self.storage.rely_on(digest, arrival).await);
             let whose = whose.await?;
             if whose == Source::Nobodys {
                 self.storage.drop_edges(&[edge]).await?;
@@ -423,6 +423,8 @@ impl Storage {
             }
             if self.replace(&key, &record, bytes, condition).await?.is_some() {
                 if let Some(old) = held.and_then(|held| held.record.data).filter(|old| Some(*old) != record.data) {
+                    // That nothing names it any more must be as safe from a crash as that it is gone.
+                    self.sync().await?;
                     self.data().delete(old).await?;
                 }
                 return Ok(Source::Mine);
@@ -447,9 +449,7 @@ impl Storage {
 }
 
 /// Does several things at once, but not too many, and gives the first error.
-pub(super) async fn at_once<E>(
-    all: impl IntoIterator<Item = impl Future<Output = Result<(), E>>>,
-) -> Result<(), E> {
+pub(super) async fn at_once<E>(all: impl IntoIterator<Item = impl Future<Output = Result<(), E>>>) -> Result<(), E> {
     use futures_util::{StreamExt as _, TryStreamExt as _, stream};
     stream::iter(all).buffer_unordered(16).try_collect::<()>().await
 }

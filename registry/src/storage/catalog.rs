@@ -19,11 +19,7 @@ struct CatalogRecord {
 impl Storage {
     /// Returns the names of repositories that have a manifest: those after `after`, at most `limit`. They are in byte
     /// order, with `/` the lowest byte.
-    pub async fn catalog(
-        &self,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Page<RepositoryName>, StorageError> {
+    pub async fn catalog(&self, after: Option<&str>, limit: usize) -> Result<Page<RepositoryName>, StorageError> {
         let mut page = Page { entries: Vec::new(), more: false };
         let mut after = after.map(keys::catalog_after);
         loop {
@@ -59,7 +55,8 @@ impl Repository {
             if matches!(slot, Slot::Here(_)) {
                 return Ok(());
             }
-            let record = CatalogRecord { repository: self.name.as_str().to_owned(), version: "slipway registry 1".into() };
+            let record =
+                CatalogRecord { repository: self.name.as_str().to_owned(), version: "slipway registry 1".into() };
             if self.storage.replace(&key, &record, &[], slot.condition()).await?.is_some() {
                 return Ok(());
             }

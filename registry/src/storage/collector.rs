@@ -220,7 +220,8 @@ impl Storage {
             return Ok(Outcome::Young);
         }
         // Another incarnation is there: then whoever wrote this edge has lost already, or knows that it is over.
-        if !matches!(slot, Slot::Here(_)) && self.bury(&edge.owner(), sequence_of(slot), slot.condition()).await?.is_none()
+        if !matches!(slot, Slot::Here(_))
+            && self.bury(&edge.owner(), sequence_of(slot), slot.condition()).await?.is_none()
         {
             return Ok(Outcome::Kept);
         }
@@ -291,7 +292,12 @@ impl Storage {
     }
 
     /// Removes the bytes of a dead blob, and what is left of its record.
-    async fn clear(&self, key: &Key, record: &BlobRecord, version: super::objects::Version) -> Result<(), StorageError> {
+    async fn clear(
+        &self,
+        key: &Key,
+        record: &BlobRecord,
+        version: super::objects::Version,
+    ) -> Result<(), StorageError> {
         if let Some(id) = record.data {
             // That it is dead must be as safe from a crash as that its bytes are gone.
             self.sync().await?;
@@ -367,7 +373,9 @@ impl Storage {
         let key = edge.owner();
         let incarnation = match &edge.kind {
             EdgeKind::Own => self.slot::<OwnRecord>(&key).await?.here().map(|held| held.record.incarnation),
-            EdgeKind::Manifest(_) => self.slot::<ManifestRecord>(&key).await?.here().map(|held| held.record.incarnation),
+            EdgeKind::Manifest(_) => {
+                self.slot::<ManifestRecord>(&key).await?.here().map(|held| held.record.incarnation)
+            }
         };
         Ok(incarnation == Some(edge.incarnation))
     }

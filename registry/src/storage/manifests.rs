@@ -315,11 +315,7 @@ impl Repository {
     }
 
     /// Returns the digests of manifests in byte order: those after `after`, at most `limit`.
-    pub async fn manifests(
-        &self,
-        after: Option<&Digest>,
-        limit: usize,
-    ) -> Result<super::Page<Digest>, StorageError> {
+    pub async fn manifests(&self, after: Option<&Digest>, limit: usize) -> Result<super::Page<Digest>, StorageError> {
         let prefix = keys::manifests(&self.name);
         let mut page = super::Page { entries: Vec::new(), more: false };
         let mut after = after.map(|after| keys::manifest(&self.name, after));
@@ -347,12 +343,7 @@ impl Repository {
         Ok(())
     }
 
-    async fn put_referrer(
-        &self,
-        subject: &Digest,
-        new: &NewManifest<'_>,
-        incarnation: Id,
-    ) -> Result<(), StorageError> {
+    async fn put_referrer(&self, subject: &Digest, new: &NewManifest<'_>, incarnation: Id) -> Result<(), StorageError> {
         let mut descriptor = Descriptor::new(new.media_type, new.digest.clone(), new.bytes.len() as u64);
         descriptor.artifact_type = new.parsed.artifact_type().map(str::to_owned);
         descriptor.annotations = new.parsed.annotations().clone();

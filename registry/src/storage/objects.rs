@@ -244,11 +244,7 @@ pub trait Data: fmt::Debug + Send + Sync {
     async fn delete(&self, id: Id) -> Result<(), ObjectError>;
 
     /// Lists the objects after `after` in the order of their IDs, at most `limit`, with size and age.
-    async fn list(
-        &self,
-        after: Option<Id>,
-        limit: usize,
-    ) -> Result<Page<(Id, u64, Timestamp)>, ObjectError>;
+    async fn list(&self, after: Option<Id>, limit: usize) -> Result<Page<(Id, u64, Timestamp)>, ObjectError>;
 
     /// Makes an object of a file that never changes, without copying it, if both are on the same disk. `false` when that
     /// cannot be done.

@@ -57,7 +57,8 @@ impl Repository {
             let last = pushed.last().map(|(digest, _)| digest.clone()).filter(|_| listed.more);
             let mut candidates: BTreeMap<Digest, Known> = BTreeMap::new();
             for (digest, artifact_type) in &noted {
-                let in_page = from.as_ref().is_none_or(|from| digest > from) && last.as_ref().is_none_or(|last| digest <= last);
+                let in_page =
+                    from.as_ref().is_none_or(|from| digest > from) && last.as_ref().is_none_or(|last| digest <= last);
                 if in_page {
                     candidates.insert(digest.clone(), Known::Noted(artifact_type.clone()));
                 }
@@ -135,7 +136,11 @@ pub(super) async fn gather(content: Content, size: u64) -> Result<bytes::Bytes, 
             std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, offset).map(|()| bytes.into())
         })
         .await
-        .map_err(|source| super::ObjectError::Failed { action: "read", what: "data".into(), source: source.into() })?),
+        .map_err(|source| super::ObjectError::Failed {
+            action: "read",
+            what: "data".into(),
+            source: source.into(),
+        })?),
         Content::Stream(mut stream) => {
             let mut bytes = bytes::BytesMut::with_capacity(usize::try_from(size).unwrap_or(0));
             while let Some(piece) = stream.next().await {

@@ -145,7 +145,7 @@ impl Storage {
                     return secret.map_err(|_| ObjectError::Damaged { what: key.as_str().to_owned() }.into());
                 }
                 let mut secret = [0; 32];
-                let halves = [self.draw(), self.draw()].map(|half| half.to_bytes());
+                let halves = [self.draw(), self.draw()].map(Id::to_bytes);
                 secret[..16].copy_from_slice(&halves[0]);
                 secret[16..].copy_from_slice(&halves[1]);
                 if let Put::Done(_) = self.objects().put(&key, secret.to_vec().into(), Condition::Absent).await? {
@@ -157,9 +157,16 @@ impl Storage {
         self.parts.secret.get_or_try_init(make).await
     }
 
-    async fn signer(&self, repository: &RepositoryName, id: Id, algorithm: Algorithm) -> Result<Hmac<sha2::Sha256>, StorageError> {
+    async fn signer(
+        &self,
+        repository: &RepositoryName,
+        id: Id,
+        algorithm: Algorithm,
+    ) -> Result<Hmac<sha2::Sha256>, StorageError> {
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(self.secret().await?).expect("any length will do");
-        mac.update(format!("upload\n{repository}\n{id}\n{}", algorithm.as_str(), repository = repository.as_str()).as_bytes());
+        mac.update(
+            format!("upload\n{repository}\n{id}\n{}", algorithm.as_str(), repository = repository.as_str()).as_bytes(),
+        );
         Ok(mac)
     }
 
@@ -468,8 +475,11 @@ pub(super) async fn hash_content(content: Content, algorithm: Algorithm) -> Resu
                 }
                 Ok::<_, std::io::Error>(hasher)
             };
-            let failed =
-                |source: std::io::Error| ObjectError::Failed { action: "read", what: "data".into(), source: source.into() };
+            let failed = |source: std::io::Error| ObjectError::Failed {
+                action: "read",
+                what: "data".into(),
+                source: source.into(),
+            };
             return Ok(store::blocking::run(work).await.map_err(failed)?.finish());
         }
     }

@@ -221,7 +221,10 @@ fn referrers_are_those_pushed_and_those_noted() {
         }
         assert_eq!(seen, expected);
         repository.delete_manifest(&referring[0].digest, None).await.expect("deleted");
-        assert_eq!(repository.referrers(&subject, Some("application/x"), None, limit).await.expect("listed").0.len(), 2);
+        assert_eq!(
+            repository.referrers(&subject, Some("application/x"), None, limit).await.expect("listed").0.len(),
+            2
+        );
         assert!(repository.referrers(&subject, Some("other"), None, limit).await.expect("listed").0.is_empty());
     });
 }
@@ -311,7 +314,9 @@ fn a_mount_needs_the_blob_where_it_is_said_to_be() {
         a.put_blob(&digest, Bytes::from_static(b"x")).await.expect("stored");
         assert!(!b.mount(&digest, &name("c")).await.expect("asked"));
         assert!(b.mount(&digest, &name("a")).await.expect("mounted"));
-        assert_eq!(storage.owners(&digest, 10).await.expect("listed"), [name("a"), name("b")]);
+        let mut owners = storage.owners(&digest, 10).await.expect("listed");
+        owners.sort();
+        assert_eq!(owners, [name("a"), name("b")]);
         assert!(a.delete_blob(&digest).await.expect("deleted"));
         assert!(!a.delete_blob(&digest).await.expect("gone"));
         assert_eq!(read(&b, &digest).await.as_deref(), Some(b"x".as_slice()));

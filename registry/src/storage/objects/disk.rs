@@ -1,1 +1,475 @@
-//! x
+//! [`Disk`]: a folder. Small objects go to a journal, which is synced for many requests at once, and from there to files.
+//!
+//! ```text
+//! FOLDER/
+//! ├── lock                held for the moment in which something is added to the journal
+//! ├── apply               held by the one process that moves what the journal has to files
+//! ├── journal/LSN         changes in their order, the first of them with the number LSN (see `journal`)
+//! ├── objects/KEY         small objects as of the changes that are not in the journal any more (see `files`)
+//! ├── data/ID             data objects
+//! └── staging/            what is unfinished: data objects by their ID, and files on their way
+//! ```
+//!
+//! What is written can be seen as soon as it is in the journal, by all processes, because each looks at the end of the
+//! journal before it answers; and it is safe when the journal is synced, which [`Objects::sync`] waits for. There is one
+//! journal, so after a crash of the machine the objects are as they were at some moment not before the last
+//! `sync`. Files are written from what is synced, and a part of the journal is removed when its files are.
+//!
+//! **Invariant:** a data object is on the disk before a record that names it is in the journal, and a record that says
+//! that it is dead is synced before it is removed.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::{Backend, Condition, Entry, Object, ObjectError, Objects, Page, Put, Version};
+use crate::storage::keys::{Key, Prefix};
+
+mod cache;
+mod data;
+mod files;
+mod io_log;
+mod journal;
+
+use data::DiskData;
+use files::Files;
+use io_log::Io;
+use journal::{Change, Journal, Pending};
+
+/// How a disk is used.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskOptions {
+    /// What time it is.
+    pub clock: fn() -> Timestamp,
+    /// How long a part of the journal gets, in bytes.
+    pub segment: u64,
+    /// How many bytes of objects are kept in memory.
+    pub cache: usize,
+}
+
+impl DiskOptions {
+    /// Uses a disk in the usual way.
+    pub fn new(clock: fn() -> Timestamp) -> Self {
+        Self { clock, segment: 16 * 1024 * 1024, cache: 8 * 1024 * 1024 }
+    }
+}
+
+/// Objects in a folder. Clones are the same.
+#[derive(Clone)]
+pub struct Disk {
+    shared: Arc<Shared>,
+    /// Ends the threads with the last clone.
+    _threads: Arc<Threads>,
+}
+
+struct Shared {
+    folder: PathBuf,
+    io: Io,
+    clock: fn() -> Timestamp,
+    files: Files,
+    journal: Mutex<Journal>,
+    work: Mutex<Work>,
+    /// Told when there is something to do, or to stop.
+    wake: Condvar,
+    wake_applier: Condvar,
+    /// Up to which change everything is safe.
+    durable: watch::Sender<Durable>,
+}
+
+/// Up to which change everything is safe, and whether that can be believed.
+#[derive(Clone, Debug, Default)]
+struct Durable {
+    next: u64,
+    failed: Option<Arc<io::Error>>,
+}
+
+#[derive(Default)]
+struct Work {
+    /// Up to which change somebody waits.
+    wanted: u64,
+    /// Whether there are parts of the journal to apply.
+    apply: bool,
+    stop: bool,
+}
+
+struct Threads {
+    shared: Arc<Shared>,
+    handles: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.shared.work().stop = true;
+        self.shared.wake.notify_all();
+        self.shared.wake_applier.notify_all();
+        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        for handle in handles.drain(..) {
+            // One that panicked has said so.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Disk({})", self.shared.folder.display())
+    }
+}
+
+/// Says what was being done to which path when an error came up.
+fn failed(action: &'static str, path: &Path, error: io::Error) -> ObjectError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ObjectError::NoSpace,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            ObjectError::Denied { action, what: path.display().to_string(), source: error.into() }
+        }
+        _ => ObjectError::Failed { action, what: path.display().to_string(), source: error.into() },
+    }
+}
+
+/// Turns "not found" into `None`.
+fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Disk {
+    /// Opens a folder, making it when it is missing. Blocks.
+    ///
+    /// What the last who had it open wrote is there, also when the machine crashed, as far as it was synced.
+    pub fn open(folder: &Path, options: DiskOptions) -> Result<Self, ObjectError> {
+        Self::open_with(folder, options, Io::default())
+    }
+
+    fn open_with(folder: &Path, options: DiskOptions, io: Io) -> Result<Self, ObjectError> {
+        for folder in ["journal", "objects", "data", "staging"].map(|name| folder.join(name)) {
+            io.make_folders(&folder).map_err(|error| failed("create the folder", &folder, error))?;
+        }
+        let files = Files::new(folder, io.clone());
+        let journal = Journal::open(folder, io.clone(), options.segment, options.cache)?;
+        let shared = Arc::new(Shared {
+            folder: folder.to_owned(),
+            io,
+            clock: options.clock,
+            files,
+            journal: Mutex::new(journal),
+            work: Mutex::default(),
+            wake: Condvar::new(),
+            wake_applier: Condvar::new(),
+            durable: watch::Sender::default(),
+        });
+        // What is there may be what a crash left, or what another process has not synced yet.
+        shared.sync_now()?;
+        let start = |name: &str, run: fn(&Shared)| {
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new().name(name.into()).spawn(move || run(&shared));
+            thread.map_err(|error| failed("start a thread for", folder, error))
+        };
+        let handles = vec![start("journal", Shared::run_syncer)?, start("apply", Shared::run_applier)?];
+        shared.apply_if_worth();
+        Ok(Self { _threads: Arc::new(Threads { shared: shared.clone(), handles: Mutex::new(handles) }), shared })
+    }
+
+    /// Returns it as what a registry is opened with.
+    pub fn backend(&self) -> Backend {
+        let data = DiskData::new(&self.shared.folder, self.shared.io.clone(), self.clone());
+        Backend { objects: Arc::new(self.clone()), data: Arc::new(data) }
+    }
+
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Shared) -> T + Send + 'static) -> T {
+        let disk = self.clone();
+        store::blocking::run(move || work(&disk.shared)).await
+    }
+}
+
+impl Shared {
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what is under a key if that is known without a file; `Err` holds the number of the next change otherwise.
+    fn at_hand(journal: &mut Journal, key: &Key) -> Result<Result<Option<Object>, u64>, ObjectError> {
+        journal.catch_up()?;
+        if let Some(object) = journal.cache.get(key) {
+            return Ok(Ok(Some(object)));
+        }
+        match journal.pending(key) {
+            None => Ok(Err(journal.next())),
+            Some(Pending { change: Change::Delete, .. }) => Ok(Ok(None)),
+            Some(pending) => {
+                let object = pending.read()?;
+                journal.cache.put(key, &object);
+                Ok(Ok(Some(object)))
+            }
+        }
+    }
+
+    fn get(&self, key: &Key) -> Result<Option<Object>, ObjectError> {
+        let next = match Self::at_hand(&mut self.journal(), key)? {
+            Ok(object) => return Ok(object),
+            Err(next) => next,
+        };
+        let object = self.files.read(key)?;
+        if let Some(object) = &object {
+            let mut journal = self.journal();
+            // Unless something changed meanwhile, which may have been this.
+            if journal.next() == next {
+                journal.cache.put(key, object);
+            }
+        }
+        Ok(object)
+    }
+
+    fn head(&self, key: &Key) -> Result<Option<Entry>, ObjectError> {
+        let entry =
+            |object: Object| Entry { key: key.clone(), size: object.bytes.len() as u64, modified: object.modified };
+        match Self::at_hand(&mut self.journal(), key)? {
+            Ok(object) => Ok(object.map(entry)),
+            Err(_) => self.files.head(key),
+        }
+    }
+
+    fn put(&self, key: &Key, bytes: Bytes, condition: &Condition) -> Result<Put, ObjectError> {
+        let mut journal = self.journal();
+        let _lock = journal.lock()?;
+        journal.catch_up()?;
+        if *condition != Condition::Always {
+            let current = match journal.pending(key) {
+                Some(Pending { change: Change::Delete, .. }) => None,
+                Some(pending) => Some(pending.lsn),
+                None => match journal.cache.get(key) {
+                    Some(object) => object.version.0.parse().ok(),
+                    None => self.files.version(key)?,
+                },
+            };
+            let holds = match condition {
+                Condition::Always => true,
+                Condition::Absent => current.is_none(),
+                Condition::Is(version) => current.is_some_and(|lsn| *lsn.to_string() == *version.0),
+            };
+            if !holds {
+                return Ok(Put::Lost);
+            }
+        }
+        let lsn = journal.append(key, Change::Put, bytes, (self.clock)())?;
+        self.note_work(&journal);
+        Ok(Put::Done(version(lsn)))
+    }
+
+    fn delete(&self, key: &Key) -> Result<(), ObjectError> {
+        let mut journal = self.journal();
+        let _lock = journal.lock()?;
+        journal.catch_up()?;
+        journal.append(key, Change::Delete, Bytes::new(), (self.clock)())?;
+        self.note_work(&journal);
+        Ok(())
+    }
+
+    fn note_work(&self, journal: &Journal) {
+        if journal.has_closed() {
+            self.work().apply = true;
+            self.wake_applier.notify_one();
+        }
+    }
+
+    fn list(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Page<Entry>, ObjectError> {
+        if limit == 0 {
+            return Ok(Page { entries: Vec::new(), more: false });
+        }
+        let start = prefix.key("");
+        let after = after.filter(|after| **after >= start);
+        // First what is not in files yet: what gets there meanwhile is seen twice, and not never.
+        let pending = {
+            let mut journal = self.journal();
+            journal.catch_up()?;
+            journal.pending_below(prefix, after)
+        };
+        let deleted = pending.iter().filter(|(_, entry)| entry.is_none()).count();
+        let wanted = limit.saturating_add(1).saturating_add(deleted);
+        let filed = self.files.list(prefix, after, wanted)?;
+        // Beyond the last file that was listed there may be others, so nothing is known.
+        let end = (filed.len() == wanted).then(|| filed.last().map(|entry| entry.key.clone())).flatten();
+        let mut merged: std::collections::BTreeMap<Key, Entry> =
+            filed.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        for (key, entry) in pending {
+            match entry {
+                Some(entry) if end.as_ref().is_none_or(|end| key <= *end) => merged.insert(key, entry),
+                Some(_) => None,
+                None => merged.remove(&key),
+            };
+        }
+        let more = merged.len() > limit || end.is_some();
+        let entries = merged.into_values().take(limit).collect();
+        Ok(Page { entries, more })
+    }
+
+    /// Makes everything safe that is in the journal now.
+    fn sync_now(&self) -> Result<u64, ObjectError> {
+        let (segments, next) = {
+            let mut journal = self.journal();
+            journal.catch_up()?;
+            (journal.unsynced(), journal.next())
+        };
+        let synced = segments.iter().try_for_each(|segment| segment.sync(&self.io));
+        if let Err(error) = synced {
+            // What the kernel could not write it may have dropped: from here on nothing can be believed.
+            let error = Arc::new(error);
+            self.durable.send_modify(|durable| durable.failed = Some(error.clone()));
+            return Err(failed("sync the journal of", &self.folder, io::Error::from(error.kind())));
+        }
+        self.journal().synced(&segments);
+        self.durable.send_modify(|durable| durable.next = durable.next.max(next));
+        Ok(next)
+    }
+
+    fn run_syncer(&self) {
+        loop {
+            {
+                let mut work = self.work();
+                while !work.stop && work.wanted <= self.durable.borrow().next {
+                    work = self.wake.wait(work).unwrap_or_else(PoisonError::into_inner);
+                }
+                if work.stop {
+                    return;
+                }
+            }
+            if self.sync_now().is_err() {
+                // Those who wait are told; there is nothing else that this thread could do.
+                return;
+            }
+        }
+    }
+
+    fn apply_if_worth(&self) {
+        let journal = self.journal();
+        self.note_work(&journal);
+    }
+
+    fn run_applier(&self) {
+        loop {
+            {
+                let mut work = self.work();
+                while !work.stop && !work.apply {
+                    work = self.wake_applier.wait(work).unwrap_or_else(PoisonError::into_inner);
+                }
+                if work.stop {
+                    return;
+                }
+                work.apply = false;
+            }
+            // What cannot be moved now stays in the journal, where it is as good; the next part tries again.
+            while self.apply().unwrap_or(false) {}
+        }
+    }
+
+    /// Moves the oldest part of the journal to files, if that is finished; tells whether it did.
+    fn apply(&self) -> Result<bool, ObjectError> {
+        let path = self.folder.join("apply");
+        let lock = File::options().create(true).truncate(false).write(true).open(&path);
+        let lock = lock.map_err(|error| failed("open", &path, error))?;
+        if lock.try_lock().is_err() {
+            return Ok(false);
+        }
+        let (segment, changes) = {
+            let mut journal = self.journal();
+            journal.catch_up()?;
+            journal.forget_removed()?;
+            let Some(segment) = journal.oldest_closed() else { return Ok(false) };
+            let changes = journal.pending_of(&segment);
+            (segment, changes)
+        };
+        // What was overwritten since is not written, so what overwrote it must be safe.
+        self.sync_now()?;
+        for (key, pending) in &changes {
+            match pending.change {
+                Change::Put => self.files.write(key, &pending.read()?, pending.lsn)?,
+                Change::Delete => self.files.remove(key)?,
+                Change::Next => {}
+            }
+        }
+        self.io.sync_all(&self.folder).map_err(|error| failed("sync", &self.folder, error))?;
+        self.journal().applied(&segment, &changes);
+        self.io.remove(segment.path()).map_err(|error| failed("remove", segment.path(), error))?;
+        Ok(true)
+    }
+}
+
+fn version(lsn: u64) -> Version {
+    Version(lsn.to_string().into())
+}
+
+#[async_trait]
+impl Objects for Disk {
+    async fn get(&self, key: &Key) -> Result<Option<Object>, ObjectError> {
+        // Most are in memory, or in a part of the journal that was just written. Waiting is not for this thread, though.
+        if let Ok(mut journal) = self.shared.journal.try_lock()
+            && let Ok(object) = Shared::at_hand(&mut journal, key)?
+        {
+            return Ok(object);
+        }
+        let key = key.clone();
+        self.blocking(move |shared| shared.get(&key)).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<Entry>, ObjectError> {
+        let key = key.clone();
+        self.blocking(move |shared| shared.head(&key)).await
+    }
+
+    async fn put(&self, key: &Key, bytes: Bytes, condition: Condition) -> Result<Put, ObjectError> {
+        let key = key.clone();
+        self.blocking(move |shared| shared.put(&key, bytes, &condition)).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), ObjectError> {
+        let key = key.clone();
+        self.blocking(move |shared| shared.delete(&key)).await
+    }
+
+    async fn list(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Page<Entry>, ObjectError> {
+        let (prefix, after) = (prefix.clone(), after.cloned());
+        self.blocking(move |shared| shared.list(&prefix, after.as_ref(), limit)).await
+    }
+
+    async fn sync(&self) -> Result<(), ObjectError> {
+        let target = {
+            let mut journal = self.shared.journal();
+            journal.catch_up()?;
+            journal.next()
+        };
+        let mut durable = self.shared.durable.subscribe();
+        {
+            let mut work = self.shared.work();
+            work.wanted = work.wanted.max(target);
+        }
+        self.shared.wake.notify_one();
+        let reached = durable.wait_for(|durable| durable.next >= target || durable.failed.is_some()).await;
+        match reached.map(|durable| durable.failed.clone()) {
+            Ok(None) => Ok(()),
+            Ok(Some(error)) => Err(failed("sync the journal of", &self.shared.folder, io::Error::from(error.kind()))),
+            Err(_) => Err(ObjectError::Unavailable { source: "the journal is closed".into() }),
+        }
+    }
+
+    async fn now(&self) -> Result<Timestamp, ObjectError> {
+        let last = self.shared.journal().last_at();
+        Ok((self.shared.clock)().max(last))
+    }
+}
+
+#[cfg(test)]
+mod tests;

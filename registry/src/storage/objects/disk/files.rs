@@ -1,0 +1,213 @@
+//! [`Files`]: small objects that left the journal, one file each.
+//!
+//! ```text
+//! objects/KEY      "slr1" crc:4 lsn:8, then the body; as old as the change; a part of the key that is longer than
+//!                  names may be is cut, the first piece being a folder that ends in `~`
+//! ```
+
+use std::fs::{self, File, FileTimes};
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+
+use super::super::{Entry, Object, ObjectError};
+use super::io_log::Io;
+use super::{failed, found, version};
+use crate::storage::keys::{Key, Prefix};
+
+const MAGIC: &[u8; 4] = b"slr1";
+const HEADER: usize = 16;
+/// The longest name that a folder takes.
+const LONGEST_NAME: usize = 255;
+
+/// Small objects in files.
+#[derive(Debug)]
+pub(super) struct Files {
+    root: PathBuf,
+    staging: PathBuf,
+    io: Io,
+    counter: Arc<AtomicU64>,
+}
+
+impl Files {
+    pub(super) fn new(folder: &Path, io: Io) -> Self {
+        Self { root: folder.join("objects"), staging: folder.join("staging"), io, counter: Arc::default() }
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        let mut path = self.root.clone();
+        for part in key.as_str().split('/') {
+            let mut rest = part;
+            // Keys are ASCII, so they can be cut anywhere.
+            while rest.len() > LONGEST_NAME - 1 {
+                let (first, more) = rest.split_at(LONGEST_NAME - 1);
+                path.push(format!("{first}~"));
+                rest = more;
+            }
+            path.push(rest);
+        }
+        path
+    }
+
+    /// Reads an object.
+    pub(super) fn read(&self, key: &Key) -> Result<Option<Object>, ObjectError> {
+        let path = self.path(key);
+        let error = |error| failed("read", &path, error);
+        let Some(mut file) = found(File::open(&path)).map_err(error)? else { return Ok(None) };
+        let metadata = file.metadata().map_err(error)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+        file.read_to_end(&mut bytes).map_err(error)?;
+        let damaged = || ObjectError::Damaged { what: path.display().to_string() };
+        let (header, body) = bytes.split_at_checked(HEADER).ok_or_else(damaged)?;
+        let lsn = u64::from_le_bytes(header[8..16].try_into().expect("8 bytes"));
+        if header[..4] != *MAGIC || header[4..8] != checksum(lsn, body).to_le_bytes() {
+            return Err(damaged());
+        }
+        let modified = modified(&metadata).map_err(error)?;
+        let mut bytes = bytes::Bytes::from(bytes);
+        Ok(Some(Object { bytes: bytes.split_off(HEADER), version: version(lsn), modified }))
+    }
+
+    /// Returns which change an object is of.
+    pub(super) fn version(&self, key: &Key) -> Result<Option<u64>, ObjectError> {
+        let path = self.path(key);
+        let error = |error| failed("read", &path, error);
+        let Some(file) = found(File::open(&path)).map_err(error)? else { return Ok(None) };
+        let mut header = [0; HEADER];
+        file.read_exact_at(&mut header, 0).map_err(error)?;
+        Ok(Some(u64::from_le_bytes(header[8..16].try_into().expect("8 bytes"))))
+    }
+
+    /// Describes an object.
+    pub(super) fn head(&self, key: &Key) -> Result<Option<Entry>, ObjectError> {
+        let path = self.path(key);
+        let error = |error| failed("read", &path, error);
+        let metadata = found(fs::metadata(&path)).map_err(error)?.filter(fs::Metadata::is_file);
+        metadata.map(|metadata| entry(key.clone(), &metadata).map_err(error)).transpose()
+    }
+
+    /// Writes an object over what is there. Safe only when everything is synced.
+    pub(super) fn write(&self, key: &Key, object: &Object, lsn: u64) -> Result<(), ObjectError> {
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.staging.join(format!("o{}-{number}", std::process::id()));
+        let path = self.path(key);
+        let error = |error| failed("write", &path, error);
+        let mut bytes = Vec::with_capacity(HEADER + object.bytes.len());
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&checksum(lsn, &object.bytes).to_le_bytes());
+        bytes.extend_from_slice(&lsn.to_le_bytes());
+        bytes.extend_from_slice(&object.bytes);
+        // Left by a process of the same number that died.
+        self.io.remove(&temporary).map_err(error)?;
+        let file = self.io.create(&temporary).map_err(error)?;
+        let written = self.io.write(&file, &temporary, 0, &bytes).and_then(|()| {
+            let modified = SystemTime::from(object.modified);
+            file.set_times(FileTimes::new().set_modified(modified))
+        });
+        let placed = written.and_then(|()| self.place(&temporary, &path));
+        if placed.is_err() {
+            // Whatever went wrong is reported; that the leftover stays too would not add to it.
+            let _ = self.io.remove(&temporary);
+        }
+        placed.map_err(error)
+    }
+
+    fn place(&self, temporary: &Path, path: &Path) -> io::Result<()> {
+        match self.io.rename(temporary, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let folders: Vec<_> = path.ancestors().skip(1).take_while(|it| !it.exists()).collect();
+                folders.into_iter().rev().try_for_each(|folder| self.io.make_folder(folder))?;
+                self.io.rename(temporary, path)
+            }
+            other => other,
+        }
+    }
+
+    /// Removes an object, and its folder with the last one in it. Only one may write or remove at a time.
+    pub(super) fn remove(&self, key: &Key) -> Result<(), ObjectError> {
+        let path = self.path(key);
+        self.io.remove(&path).map_err(|error| failed("remove", &path, error))?;
+        if let Some(folder) = path.parent() {
+            // Others are in it, then.
+            let _ = self.io.remove_folder(folder);
+        }
+        Ok(())
+    }
+
+    /// Lists objects below a prefix and after a key, in byte order.
+    pub(super) fn list(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Vec<Entry>, ObjectError> {
+        let text = prefix.as_str();
+        let folder = text.rfind('/').map_or("", |end| &text[..end]);
+        let start = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        let path = self.path(&Key::listed(folder));
+        let mut found = Vec::new();
+        self.walk(&path, &start, text, after.map_or("", Key::as_str), limit, &mut found)?;
+        Ok(found)
+    }
+
+    /// Goes through a folder, in which all keys begin with `start`.
+    fn walk(
+        &self,
+        folder: &Path,
+        start: &str,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+        entries: &mut Vec<Entry>,
+    ) -> Result<(), ObjectError> {
+        let error = |error| failed("list", folder, error);
+        let Some(listed) = found(fs::read_dir(folder)).map_err(error)? else { return Ok(()) };
+        // What all keys of an entry begin with, in the order of the keys, and whether it is a folder.
+        let mut names: Vec<(String, bool, std::ffi::OsString)> = Vec::new();
+        for entry in listed {
+            let entry = entry.map_err(error)?;
+            let name = entry.file_name();
+            let Some(text) = name.to_str() else { continue };
+            let is_folder = entry.file_type().map_err(error)?.is_dir();
+            let begin = match text.strip_suffix('~') {
+                Some(cut) if is_folder => format!("{start}{cut}"),
+                _ if is_folder => format!("{start}{text}/"),
+                _ => format!("{start}{text}"),
+            };
+            let fits = begin.starts_with(prefix) || (is_folder && prefix.starts_with(&begin));
+            // All below a folder comes before `after` when its beginning does, and `after` is not in it.
+            let past = if is_folder { *begin >= *after || after.starts_with(&begin) } else { *begin > *after };
+            if fits && past {
+                names.push((begin, is_folder, name));
+            }
+        }
+        names.sort_unstable();
+        for (begin, is_folder, name) in names {
+            if entries.len() >= limit {
+                return Ok(());
+            }
+            let path = folder.join(&name);
+            if is_folder {
+                self.walk(&path, &begin, prefix, after, limit, entries)?;
+            } else if let Some(metadata) = found(fs::metadata(&path)).map_err(error)? {
+                entries.push(entry(Key::listed(&begin), &metadata).map_err(error)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn entry(key: Key, metadata: &fs::Metadata) -> io::Result<Entry> {
+    Ok(Entry { key, size: metadata.len().saturating_sub(HEADER as u64), modified: modified(metadata)? })
+}
+
+fn modified(metadata: &fs::Metadata) -> io::Result<Timestamp> {
+    Timestamp::try_from(metadata.modified()?).map_err(io::Error::other)
+}
+
+fn checksum(lsn: u64, body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&lsn.to_le_bytes());
+    hasher.update(body);
+    hasher.finalize()
+}
