@@ -1,4 +1,4 @@
-//! `slipway serve`: distribution-spec 1.1 over HTTP, kept in a `store`.
+//! `slipway serve`: distribution-spec over HTTP, kept in a [`Storage`].
 //!
 //! | File | Owns |
 //! | --- | --- |
@@ -11,14 +11,15 @@
 //! | `manifests` | manifests and what their tags name |
 //! | `tags` | lists of tags and repositories |
 //! | `referrers` | lists of manifests about another one |
+//! | `history` | extensions: what tags named earlier |
 //! | `health` | whether all is well |
 //! | `body` | bytes between sockets and disks |
 //! | `response` | answers and headers that several endpoints share |
 //! | `error` | the one table from errors to status and code |
 //!
 //! A request goes through `connection`, becomes an operation in `routes`, is permitted or not in `App::permit`,
-//! and is carried out by the function of its endpoint. All that is kept is in `store::repositories` and the blobs
-//! of the store; a server has nothing in memory that it cannot do without.
+//! and is carried out by the function of its endpoint. All that is kept is in the storage; a server has nothing in
+//! memory that it cannot do without, so any number of them serve the same.
 
 mod connection;
 mod origin;
@@ -27,6 +28,7 @@ mod tls;
 
 mod blobs;
 mod health;
+mod history;
 mod manifests;
 mod referrers;
 mod tags;
@@ -45,8 +47,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::{Method, Request, Response, header};
 use oci::RepositoryName;
-use store::{Repository, Store};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub use connection::{ServeError, Server};
 pub use ipnet::IpNet;
@@ -55,13 +56,15 @@ pub use tls::{TlsError, TlsFiles};
 use error::RequestError;
 use origin::Origin;
 use routes::{Action, Operation};
-use uploads::{Midstates, Writers};
+use uploads::Writers;
+
+use crate::storage::{Repository, Storage};
 
 /// What a server is started with.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// Where everything is kept.
-    pub store: Store,
+    pub storage: Storage,
     /// Where to listen; port 0 lets the system choose.
     pub addr: SocketAddr,
     /// What clients may do.
@@ -74,6 +77,8 @@ pub struct ServeOptions {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether images may be pushed although their config or layers are missing. Indexes always may.
     pub sparse: bool,
+    /// Whether clients are sent to the store for blobs that they can read there.
+    pub redirect: bool,
     /// How much any client may ask for.
     pub limits: Limits,
     /// Hears what happens.
@@ -81,16 +86,17 @@ pub struct ServeOptions {
 }
 
 impl ServeOptions {
-    /// Serves a store to everyone who can reach an address, with the usual limits.
-    pub fn new(store: Store, addr: SocketAddr) -> Self {
+    /// Serves a storage to everyone who can reach an address, with the usual limits.
+    pub fn new(storage: Storage, addr: SocketAddr) -> Self {
         Self {
-            store,
+            storage,
             addr,
             permissions: Permissions { push: true, delete: true },
             tls: None,
             reload: Arc::default(),
             trusted_proxies: Vec::new(),
             sparse: false,
+            redirect: false,
             limits: Limits::default(),
             events: Events::default(),
         }
@@ -260,23 +266,41 @@ struct App {
 struct Parts {
     options: ServeOptions,
     memory: Memory,
-    midstates: Midstates,
     writers: Writers,
+    /// Has all its permits when nobody is at work for a client that may be gone.
+    working: Arc<Semaphore>,
 }
+
+/// How many may be at work at once, which is to say any number.
+const WORKERS: u32 = 1 << 20;
 
 impl App {
     fn new(options: ServeOptions) -> Self {
-        let parts =
-            Parts { options, memory: Memory::default(), midstates: Midstates::default(), writers: Writers::default() };
+        let parts = Parts {
+            options,
+            memory: Memory::default(),
+            writers: Writers::default(),
+            working: Arc::new(Semaphore::new(WORKERS as usize)),
+        };
         Self { parts: Arc::new(parts) }
     }
 
-    fn store(&self) -> &Store {
-        &self.parts.options.store
+    fn storage(&self) -> &Storage {
+        &self.parts.options.storage
     }
 
     fn repository(&self, name: &RepositoryName) -> Repository {
-        self.store().repositories().get(name)
+        self.storage().repository(name)
+    }
+
+    /// Says that something goes on that must not be cut off, until what is returned is dropped.
+    fn working(&self) -> Option<OwnedSemaphorePermit> {
+        self.parts.working.clone().try_acquire_owned().ok()
+    }
+
+    /// Waits until nothing of that kind goes on.
+    async fn all_worked(&self) {
+        let _: Result<_, _> = self.parts.working.acquire_many(WORKERS).await;
     }
 
     fn limits(&self) -> &Limits {
@@ -291,8 +315,8 @@ impl App {
         self.parts.options.sparse
     }
 
-    fn midstates(&self) -> &Midstates {
-        &self.parts.midstates
+    fn redirects(&self) -> bool {
+        self.parts.options.redirect
     }
 
     fn writers(&self) -> &Writers {
@@ -387,6 +411,11 @@ async fn carry_out(
             uploads::finish(app, headers, body, &repository, id, digest).await
         }
         Operation::CancelUpload { repository, id } => uploads::cancel(app, &repository, id).await,
+        Operation::Discover => Ok(history::discover()),
+        Operation::ListHistory { repository, tag, paging } => history::list(app, &repository, &tag, paging).await,
+        Operation::ReadMoment { repository, tag, at } => {
+            history::moment(app, method, headers, &repository, &tag, at).await
+        }
     }
 }
 

@@ -5,6 +5,9 @@
 #![expect(clippy::print_stderr, reason = "a test that is left out says so")]
 #![expect(clippy::disallowed_methods, reason = "other people's programs are the point")]
 
+#[path = "kept/mod.rs"]
+mod kept;
+
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -30,7 +33,7 @@ fn start_ours(root: &Path) -> String {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.expect("a runtime").block_on(async {
-            let options = ServeOptions::new(store::Store::open(&root).expect("a store"), ([127, 0, 0, 1], 0).into());
+            let options = ServeOptions::new(kept::open(&root), ([127, 0, 0, 1], 0).into());
             let server = Server::bind(options).await.expect("listening");
             tell.send(server.local_addr().to_string()).expect("heard");
             server.run(std::future::pending()).await;

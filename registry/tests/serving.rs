@@ -1,7 +1,11 @@
 //! Servers with other options than the usual, TLS among them, and how a server stops.
 
+#[path = "serving/faults.rs"]
+mod faults;
 #[path = "http/mod.rs"]
 mod http;
+#[path = "kept/mod.rs"]
+mod kept;
 #[path = "serving/running.rs"]
 mod running;
 #[path = "serving/tls.rs"]

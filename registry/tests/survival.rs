@@ -2,6 +2,8 @@
 
 #[path = "http/mod.rs"]
 mod http;
+#[path = "kept/mod.rs"]
+mod kept;
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader};
@@ -26,8 +28,7 @@ fn a_server_to_be_killed() {
     let Some(root) = std::env::var_os(ROOT) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        let store = store::Store::open(root.as_ref()).expect("a store");
-        let options = ServeOptions::new(store, ([127, 0, 0, 1], 0).into());
+        let options = ServeOptions::new(kept::open(root.as_ref()), ([127, 0, 0, 1], 0).into());
         let server = Server::bind(options).await.expect("listening");
         println!("\nlistening {}", server.local_addr());
         server.run(std::future::pending()).await;

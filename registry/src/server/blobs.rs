@@ -1,17 +1,25 @@
 //! Blobs: reading them whole or in part, and deleting them.
 
-use std::io::{Seek, SeekFrom};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Method, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, Response, StatusCode, header};
+use bytes::Bytes;
 use oci::{Digest, RepositoryName};
-use store::FileError;
 
 use super::App;
-use super::body::{FileBody, read_chunk};
+use super::body::FileBody;
 use super::error::RequestError;
 use super::response::{self, not_modified};
+use crate::storage::{Blob, Content};
+
+/// With this header, a client gets the bytes from us even where others are sent to the store.
+const NO_REDIRECT: HeaderName = HeaderName::from_static("slipway-no-redirect");
+/// For how long an address of the store may be used; a slow client begins within that, and may then take its time.
+const SIGNED_FOR: Duration = Duration::from_secs(20 * 60);
+/// What any bytes are called.
+const BYTES: &str = "application/octet-stream";
 
 /// Answers `GET` and `HEAD /v2/NAME/blobs/DIGEST` (distribution-spec, "Pulling blobs").
 pub(crate) async fn read(
@@ -21,53 +29,77 @@ pub(crate) async fn read(
     repository: &RepositoryName,
     digest: Digest,
 ) -> Result<Response<Body>, RequestError> {
-    if not_modified(headers, &digest) {
-        let (here, asked) = (app.repository(repository), digest.clone());
-        let known = store::blocking::run(move || here.has_blob(&asked)).await?;
-        return if known {
-            Ok(response::not_modified_answer(&digest))
-        } else {
-            Err(RequestError::UnknownBlob { digest })
-        };
+    let repository = app.repository(repository);
+    let unknown = || RequestError::UnknownBlob { digest: digest.clone() };
+    if *method == Method::HEAD {
+        let size = repository.blob_size(&digest).await?.ok_or_else(unknown)?;
+        return Ok(match not_modified(headers, &digest) {
+            true => response::not_modified_answer(&digest),
+            false => whole(Body::empty(), size, &digest),
+        });
     }
-    let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let range = range.filter(|_| *method == Method::GET && if_range(headers, &digest));
-    let (store, here, asked) = (app.store().clone(), app.repository(repository), digest.clone());
-    let (head, memory) = (*method == Method::HEAD, app.memory().clone());
-    let (selected, size, body) = store::blocking::run(move || {
-        if !here.has_blob(&asked)? {
-            return Err(RequestError::UnknownBlob { digest: asked });
-        }
-        if head {
-            let size = store.blobs().size(&asked)?.ok_or(RequestError::UnknownBlob { digest: asked })?;
-            return Ok((None, size, None));
-        }
-        let mut blob = store.blobs().open(&asked)?;
-        let selected = range.map_or(Ok(None), |range| select(&range, blob.size))?;
-        let (start, length) = match &selected {
-            Some(range) => (*range.start(), range.end() - range.start() + 1),
-            None => (0, blob.size),
-        };
-        let failed = |source| FileError::new("read", &store.blobs().path(&asked), source);
-        if start > 0 {
-            blob.file.seek(SeekFrom::Start(start)).map_err(failed)?;
-        }
-        let first = read_chunk(&blob.file, length, &memory).map_err(failed)?;
-        Ok((selected, blob.size, Some((blob.file, first, length))))
-    })
-    .await?;
-    let length = body.as_ref().map_or(size, |(_, _, length)| *length);
-    let body = body
-        .map_or_else(Body::empty, |(file, first, length)| FileBody::body(file, first, length, app.memory().clone()));
-    let mut answer = response::content(body, "application/octet-stream", length, &digest);
-    response::set(&mut answer, header::ACCEPT_RANGES, "bytes");
-    // Bytes that are named by their digest never change.
-    response::set(&mut answer, header::CACHE_CONTROL, "max-age=31536000");
+    let blob = repository.blob(&digest).await?.ok_or_else(unknown)?;
+    if not_modified(headers, &digest) {
+        return Ok(response::not_modified_answer(&digest));
+    }
+    if app.redirects()
+        && !headers.contains_key(NO_REDIRECT)
+        && let Some(url) = blob.signed_url(SIGNED_FOR, BYTES).await?
+    {
+        let mut answer = response::empty(StatusCode::TEMPORARY_REDIRECT);
+        response::set(&mut answer, header::LOCATION, &url);
+        response::set(&mut answer, response::CONTENT_DIGEST, &digest.to_string());
+        return Ok(answer);
+    }
+    let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let selected = match range.filter(|_| if_range(headers, &digest)) {
+        Some(range) => select(range, blob.size())?,
+        None => None,
+    };
+    let wanted = selected.as_ref().map_or(0..blob.size(), |range| *range.start()..range.end() + 1);
+    let body = body(app, &blob, wanted.clone()).await?.ok_or_else(unknown)?;
+    let mut answer = whole(body, wanted.end - wanted.start, &digest);
     if let Some(range) = selected {
+        let (start, end, size) = (range.start(), range.end(), blob.size());
         *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
-        response::set(&mut answer, header::CONTENT_RANGE, &format!("bytes {}-{}/{size}", range.start(), range.end()));
+        response::set(&mut answer, header::CONTENT_RANGE, &format!("bytes {start}-{end}/{size}"));
     }
     Ok(answer)
+}
+
+fn whole(body: Body, length: u64, digest: &Digest) -> Response<Body> {
+    let mut answer = response::content(body, BYTES, length, digest);
+    let headers = answer.headers_mut();
+    headers.insert(header::ACCEPT_RANGES, header::HeaderValue::from_static("bytes"));
+    // Bytes that are named by their digest never change.
+    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("max-age=31536000"));
+    answer
+}
+
+/// Sends some of a blob, or nothing if it was thrown away meanwhile.
+async fn body(app: &App, blob: &Blob, wanted: Range<u64>) -> Result<Option<Body>, RequestError> {
+    if wanted.is_empty() {
+        return Ok(Some(Body::empty()));
+    }
+    let length = wanted.end - wanted.start;
+    Ok(match blob.read(wanted).await? {
+        None => None,
+        Some(Content::Bytes(bytes)) => Some(Body::from(bytes)),
+        Some(Content::Stream(stream)) => Some(Body::from_stream(stream)),
+        Some(Content::File { file, offset, .. }) => {
+            Some(FileBody::body(file, offset, length, app.memory().clone()).await?)
+        }
+    })
+}
+
+/// Gathers a blob that is known to be short.
+pub(crate) async fn gather(app: &App, blob: &Blob) -> Result<Option<Bytes>, RequestError> {
+    if let Some(bytes) = blob.inline() {
+        return Ok(Some(bytes.clone()));
+    }
+    let Some(body) = body(app, blob, 0..blob.size()).await? else { return Ok(None) };
+    let limit = usize::try_from(blob.size()).unwrap_or(usize::MAX);
+    axum::body::to_bytes(body, limit).await.map(Some).map_err(|error| RequestError::Storage(error.into()))
 }
 
 /// Answers `DELETE /v2/NAME/blobs/DIGEST`.
@@ -76,8 +108,7 @@ pub(crate) async fn delete(
     repository: &RepositoryName,
     digest: Digest,
 ) -> Result<Response<Body>, RequestError> {
-    let here = app.repository(repository);
-    let (removed, digest) = store::blocking::run(move || here.remove_blob(&digest).map(|it| (it, digest))).await?;
+    let removed = app.repository(repository).delete_blob(&digest).await?;
     if removed { Ok(response::empty(StatusCode::ACCEPTED)) } else { Err(RequestError::UnknownBlob { digest }) }
 }
 

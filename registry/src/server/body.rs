@@ -4,7 +4,8 @@
 //! while the next is being collected; a chunk is read by a job while the one before it is being sent.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -111,6 +112,8 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
 pub(crate) struct FileBody {
     /// The chunk that is being read; nothing when all was.
     next: Option<JoinHandle<io::Result<(File, Bytes)>>>,
+    /// Where the chunk after that begins.
+    offset: u64,
     /// How many bytes are still to be sent, the chunk that is being read among them.
     left: u64,
     memory: Memory,
@@ -118,14 +121,17 @@ pub(crate) struct FileBody {
 }
 
 impl FileBody {
-    /// Makes a body of `first`, and then what follows it in the file until `size` bytes are sent.
-    pub(crate) fn body(file: File, first: Bytes, size: u64, memory: Memory) -> Body {
-        if first.len() as u64 == size {
-            return Body::from(first);
-        }
-        let ready = tokio::spawn(std::future::ready(Ok((file, first))));
+    /// Makes a body of `size` bytes of a file, which the file has. The first of them are read before this returns, so that
+    /// they leave together with the headers.
+    pub(crate) async fn body(file: File, offset: u64, size: u64, memory: Memory) -> io::Result<Body> {
         let _sharer = memory.enter();
-        Body::new(Self { next: Some(ready), left: size, memory, _sharer })
+        let (file, bytes) = read_chunk(file, offset, chunk(size, &memory)).await?;
+        let read = bytes.len() as u64;
+        if read == size {
+            return Ok(Body::from(bytes));
+        }
+        let ready = tokio::spawn(std::future::ready(Ok((file, bytes))));
+        Ok(Body::new(Self { next: Some(ready), offset: offset + read, left: size, memory, _sharer }))
     }
 }
 
@@ -137,16 +143,14 @@ impl hyper::body::Body for FileBody {
         let Some(next) = &mut self.next else { return Poll::Ready(None) };
         let read = ready!(Pin::new(next).poll(context));
         self.next = None;
-        let (file, chunk) = read.map_err(io::Error::other)??;
-        self.left = self.left.saturating_sub(chunk.len() as u64);
+        let (file, bytes) = read.map_err(io::Error::other)??;
+        self.left = self.left.saturating_sub(bytes.len() as u64);
         if self.left > 0 {
-            let (left, memory) = (self.left, self.memory.clone());
-            self.next = Some(tokio::spawn(store::blocking::run(move || {
-                let chunk = read_chunk(&file, left, &memory)?;
-                Ok((file, chunk))
-            })));
+            let want = chunk(self.left, &self.memory);
+            self.next = Some(tokio::spawn(read_chunk(file, self.offset, want)));
+            self.offset += want as u64;
         }
-        Poll::Ready(Some(Ok(Frame::data(chunk))))
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -158,14 +162,21 @@ impl hyper::body::Body for FileBody {
     }
 }
 
-/// Reads the next bytes of a file, of which there are still at least `left`.
-pub(crate) fn read_chunk(file: &File, left: u64, memory: &Memory) -> io::Result<Bytes> {
+/// Returns how much of a file is read at once when so much of it is left to send.
+fn chunk(left: u64, memory: &Memory) -> usize {
     let most = memory.share(CHUNK);
-    let want = usize::try_from(left).unwrap_or(most).min(most);
-    let mut chunk = Vec::with_capacity(want);
-    file.take(want as u64).read_to_end(&mut chunk)?;
-    // A file that is shorter than it was must not become a response that is shorter than announced.
-    if chunk.len() < want { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(Bytes::from(chunk)) }
+    usize::try_from(left).unwrap_or(most).min(most)
+}
+
+/// Reads bytes of a file that has them.
+async fn read_chunk(file: File, offset: u64, want: usize) -> io::Result<(File, Bytes)> {
+    store::blocking::run(move || {
+        let mut bytes = vec![0; want];
+        // A file that is shorter than it was must not become a response that is shorter than announced.
+        file.read_exact_at(&mut bytes, offset)?;
+        Ok((file, Bytes::from(bytes)))
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -175,12 +186,17 @@ mod tests {
     #[test]
     fn answers_on_their_way_share_memory_also_on_one_connection() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let _inside = runtime.enter();
         let memory = Memory::default();
         assert_eq!(memory.share(CHUNK), CHUNK);
         let open = || File::open("/dev/zero").expect("opened");
-        let bodies: Vec<Body> =
-            (0..64).map(|_| FileBody::body(open(), Bytes::from_static(b"0"), 9, memory.clone())).collect();
+        let bodies = || async {
+            let mut bodies = Vec::new();
+            for _ in 0..64 {
+                bodies.push(FileBody::body(open(), 0, 9 << 20, memory.clone()).await.expect("readable"));
+            }
+            bodies
+        };
+        let bodies = runtime.block_on(bodies());
         assert_eq!(memory.share(CHUNK), CHUNK / 4);
         drop(bodies);
         assert_eq!(memory.share(CHUNK), CHUNK);

@@ -84,6 +84,7 @@ impl Server {
             beside.spawn(reload_tls(tls, options.clone()));
         }
         let app = App::new(options);
+        let working = app.clone();
         let graceful = GracefulShutdown::new();
         let permits = Arc::new(Semaphore::new(limits.connections));
         let mut connections = JoinSet::new();
@@ -115,6 +116,8 @@ impl Server {
         // What is cut off after this can be gone on with: uploads keep what they have.
         let _ = timeout(limits.grace, graceful.shutdown()).await;
         connections.shutdown().await;
+        // Those that were cut off note what they have.
+        let _ = timeout(limits.grace, working.all_worked()).await;
     }
 }
 
@@ -185,9 +188,7 @@ where
 /// Throws away old uploads, now and every hour.
 async fn expire_uploads(options: ServeOptions) {
     loop {
-        let repositories = options.store.repositories();
-        let age = options.limits.upload_age;
-        match store::blocking::run(move || repositories.expire_uploads(age)).await {
+        match options.storage.expire_uploads(options.limits.upload_age).await {
             Ok(0) => {}
             Ok(count) => options.events.tell(ServeEvent::UploadsExpired { count }),
             Err(error) => options.events.tell(ServeEvent::ExpiryFailed { error: chain(&error) }),

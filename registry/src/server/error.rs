@@ -6,10 +6,9 @@ use axum::http::{HeaderValue, Response, StatusCode};
 use oci::digest::DigestError;
 use oci::reference::ReferenceError;
 use oci::{Digest, ManifestError};
-use store::repositories::UploadError;
-use store::{BlobError, FileError, RepositoryError};
 
 use super::routes::Action;
+use crate::storage::{ObjectError, PutManifestError, StorageError, UploadError};
 
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +43,10 @@ pub(crate) enum RequestError {
     BadManifest { source: ManifestError },
     #[error("tag `{tag}` names something else by now")]
     TagMoved { tag: String },
+    #[error("tag `{tag}` never names anything but {digest}")]
+    TagImmutable { tag: String, digest: Digest },
+    #[error("`{text}` is not a moment, such as 2026-11-20T10:00Z")]
+    BadMoment { text: String },
     #[error("the manifest is longer than {limit} bytes")]
     ManifestTooLarge { limit: usize },
     #[error("the bytes hash to {actual}, expected {expected}")]
@@ -66,6 +69,8 @@ pub(crate) enum RequestError {
     BrokenBody,
     #[error("the registry has no space left")]
     NoSpace,
+    #[error("the registry's storage does not answer")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the registry could not read or write what it keeps")]
     Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -88,6 +93,8 @@ impl RequestError {
             Self::UnknownManifest { .. } => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
             Self::MissingReference { .. } => (StatusCode::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN"),
             Self::BadManifest { .. } => (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
+            Self::TagImmutable { .. } => (StatusCode::CONFLICT, "DENIED"),
+            Self::BadMoment { .. } => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
             Self::TagMoved { .. } => (StatusCode::PRECONDITION_FAILED, "DENIED"),
             Self::ManifestTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
             Self::SizeMismatch { .. } => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
@@ -99,6 +106,7 @@ impl RequestError {
             Self::SlowBody => (StatusCode::REQUEST_TIMEOUT, "BLOB_UPLOAD_INVALID"),
             Self::BrokenBody => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
             Self::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "INSUFFICIENT_STORAGE"),
+            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
             Self::Storage(_) => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
         }
     }
@@ -134,7 +142,7 @@ impl RequestError {
                 vec![(header::LOCATION, location.clone()), (header::RANGE, upload_range(*size))]
             }
             Self::RangeOutside { size } => vec![(header::CONTENT_RANGE, format!("bytes */{size}"))],
-            Self::UploadBusy | Self::NoSpace => vec![(header::RETRY_AFTER, "1".to_owned())],
+            Self::UploadBusy | Self::NoSpace | Self::Unavailable(_) => vec![(header::RETRY_AFTER, "1".to_owned())],
             _ => Vec::new(),
         }
     }
@@ -156,20 +164,24 @@ impl From<DigestError> for RequestError {
     }
 }
 
-impl From<FileError> for RequestError {
-    fn from(error: FileError) -> Self {
-        match error {
-            FileError::NoSpace { .. } => Self::NoSpace,
-            FileError::Io { .. } => Self::Storage(error.into()),
-        }
+impl From<std::io::Error> for RequestError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Storage(error.into())
     }
 }
 
-impl From<RepositoryError> for RequestError {
-    fn from(error: RepositoryError) -> Self {
+impl From<StorageError> for RequestError {
+    fn from(error: StorageError) -> Self {
         match error {
-            RepositoryError::File(error) => error.into(),
-            RepositoryError::Damaged { .. } => Self::Storage(error.into()),
+            StorageError::Object(ObjectError::NoSpace) => Self::NoSpace,
+            StorageError::Object(ObjectError::Busy { .. }) => Self::UploadBusy,
+            StorageError::Object(ObjectError::Unavailable { .. }) | StorageError::Contended { .. } => {
+                Self::Unavailable(error.into())
+            }
+            StorageError::Object(
+                ObjectError::Denied { .. } | ObjectError::Failed { .. } | ObjectError::Damaged { .. },
+            )
+            | StorageError::DamagedRecord { .. } => Self::Storage(error.into()),
         }
     }
 }
@@ -177,21 +189,21 @@ impl From<RepositoryError> for RequestError {
 impl From<UploadError> for RequestError {
     fn from(error: UploadError) -> Self {
         match error {
-            UploadError::Unknown { .. } => Self::UnknownUpload,
-            UploadError::Busy { .. } => Self::UploadBusy,
+            UploadError::Unknown => Self::UnknownUpload,
+            UploadError::Busy => Self::UploadBusy,
             UploadError::DigestMismatch { expected, actual } => Self::DigestMismatch { expected, actual },
-            UploadError::Repository(error) => error.into(),
+            UploadError::Storage(error) => error.into(),
         }
     }
 }
 
-impl From<BlobError> for RequestError {
-    fn from(error: BlobError) -> Self {
+impl From<PutManifestError> for RequestError {
+    fn from(error: PutManifestError) -> Self {
         match error {
-            BlobError::NotFound { digest } => Self::UnknownBlob { digest },
-            BlobError::DigestMismatch { expected, actual } => Self::DigestMismatch { expected, actual },
-            BlobError::File(error) => error.into(),
-            BlobError::Damaged { .. } | BlobError::TooLarge { .. } => Self::Storage(error.into()),
+            PutManifestError::MissingReference { digest } => Self::MissingReference { digest },
+            PutManifestError::TagMoved { tag } => Self::TagMoved { tag: tag.to_string() },
+            PutManifestError::TagImmutable { tag, digest } => Self::TagImmutable { tag: tag.to_string(), digest },
+            PutManifestError::Storage(error) => error.into(),
         }
     }
 }

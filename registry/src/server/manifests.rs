@@ -2,16 +2,19 @@
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use bytes::Bytes;
-use oci::{Algorithm, Digest, Parsed, RepositoryName, Tag, media_type};
-use store::repositories::{ManifestRecord, NewManifest};
-use store::{BlobError, Repository, Store};
+use oci::{Algorithm, Digest, Parsed, RepositoryName, Tag};
 
 use super::App;
+use super::blobs::gather;
 use super::body::read_all;
 use super::error::RequestError;
 use super::response::{self, Condition, not_modified};
 use super::routes::ManifestReference;
+use crate::storage::tags::TagTest;
+use crate::storage::{NewManifest, Repository};
+
+/// Of how many manifests that an index names it is found out whether they are here, to warn if not.
+const LOOKED_FOR: usize = 100;
 
 /// Answers `GET` and `HEAD /v2/NAME/manifests/REFERENCE` (distribution-spec, "Pulling manifests").
 pub(crate) async fn read(
@@ -21,33 +24,38 @@ pub(crate) async fn read(
     repository: &RepositoryName,
     reference: ManifestReference,
 ) -> Result<Response<Body>, RequestError> {
-    let (store, here) = (app.store().clone(), app.repository(repository));
-    let head = *method == Method::HEAD;
-    let (digest, record, bytes) = store::blocking::run(move || {
-        let unknown = || RequestError::UnknownManifest { reference: reference.to_string() };
-        let digest = match &reference {
-            ManifestReference::Digest(digest) => digest.clone(),
-            ManifestReference::Tag(tag) => here.tag(tag)?.ok_or_else(unknown)?.digest,
-        };
-        let record = here.manifest(&digest)?.ok_or_else(unknown)?;
-        if head {
-            // "It is here" keeps a client from pushing it again, so look.
-            store.blobs().size(&digest)?.ok_or_else(unknown)?;
-            return Ok((digest, record, None));
-        }
-        match store.blobs().read(&digest, record.size) {
-            Ok(bytes) => Ok((digest, record, Some(bytes))),
-            // It can be pushed again, which heals it.
-            Err(BlobError::NotFound { .. } | BlobError::Damaged { .. }) => Err(unknown()),
-            Err(error) => Err(RequestError::from(error)),
-        }
-    })
-    .await?;
-    if not_modified(headers, &digest) {
-        return Ok(response::not_modified_answer(&digest));
+    let here = app.repository(repository);
+    let digest = match &reference {
+        ManifestReference::Digest(digest) => digest.clone(),
+        ManifestReference::Tag(tag) => match here.tag(tag).await? {
+            Some(named) => named.digest,
+            None => return Err(RequestError::UnknownManifest { reference: reference.to_string() }),
+        },
+    };
+    send(app, method, headers, &here, &digest, reference).await
+}
+
+/// Answers with a manifest of the repository, if it is there.
+pub(crate) async fn send(
+    app: &App,
+    method: &Method,
+    headers: &HeaderMap,
+    here: &Repository,
+    digest: &Digest,
+    reference: impl ToString,
+) -> Result<Response<Body>, RequestError> {
+    let unknown = || RequestError::UnknownManifest { reference: reference.to_string() };
+    let record = here.manifest(digest).await?.ok_or_else(unknown)?;
+    // "It is here" keeps a client from pushing it again, so HEAD looks too. Pushed again, it is healed.
+    let blob = here.manifest_blob(digest).await?.filter(|blob| blob.size() == record.size).ok_or_else(unknown)?;
+    if not_modified(headers, digest) {
+        return Ok(response::not_modified_answer(digest));
     }
-    let body = bytes.map_or_else(Body::empty, Body::from);
-    Ok(response::content(body, &record.media_type, record.size, &digest))
+    let body = match *method {
+        Method::HEAD => Body::empty(),
+        _ => gather(app, &blob).await?.ok_or_else(unknown)?.into(),
+    };
+    Ok(response::content(body, &record.media_type, record.size, digest))
 }
 
 /// Answers `PUT /v2/NAME/manifests/REFERENCE[?tag=TAG…]` (distribution-spec, "Pushing Manifests").
@@ -64,50 +72,94 @@ pub(crate) async fn put(
     let limits = app.limits();
     let bytes = read_all(body, headers, limits.manifest_bytes, app.memory(), limits.inactivity).await?;
     let sent_as = content_type(headers);
-    let digest = match &reference {
-        ManifestReference::Digest(digest) => Some(digest.clone()),
+    let expected = match &reference {
+        ManifestReference::Digest(digest) => Some(digest),
         ManifestReference::Tag(tag) => {
             tags.insert(0, tag.clone());
             None
         }
     };
     // What is named by its digest never changes.
-    let condition = digest.is_none().then(|| Condition::of(headers)).flatten();
-    let (store, here, sparse) = (app.store().clone(), app.repository(repository), app.sparse());
-    let (digest, record, tags, warnings) = store::blocking::run(move || -> Result<_, RequestError> {
-        let (digest, record, warnings) = check(&store, &here, &bytes, digest, sent_as.as_deref(), sparse)?;
-        let new = NewManifest { digest: &digest, bytes: &bytes, record: &record, tags: &tags };
-        match (condition, tags.first()) {
-            (Some(condition), Some(tag)) => {
-                if !here.put_manifest_if(&new, tag, |current| condition.holds(current))? {
-                    return Err(RequestError::TagMoved { tag: tag.to_string() });
-                }
-            }
-            _ => here.put_manifest(&new)?,
-        }
-        Ok((digest, record, tags, warnings))
-    })
-    .await?;
+    let condition = expected.is_none().then(|| Condition::of(headers)).flatten();
+    let digest = Digest::of(expected.map_or(Algorithm::Sha256, Digest::algorithm), &bytes);
+    if let Some(expected) = expected.filter(|expected| **expected != digest) {
+        return Err(RequestError::DigestMismatch { expected: expected.clone(), actual: digest });
+    }
+    let parsed = Parsed::parse(&bytes, sent_as.as_deref()).map_err(|source| RequestError::BadManifest { source })?;
+    let here = app.repository(repository);
+    let test = |current: Option<&Digest>| condition.as_ref().is_none_or(|condition| condition.holds(current));
+    let new = NewManifest {
+        digest: &digest,
+        bytes: &bytes,
+        parsed: &parsed,
+        media_type: sent_as.as_deref().unwrap_or(parsed.media_type()),
+        tags: &tags,
+        holds: condition.as_ref().map(|_| TagTest(&test)),
+        sparse: app.sparse(),
+        by: None,
+    };
+    here.put_manifest(&new).await?;
     let location = format!("/v2/{}/manifests/{digest}", repository.as_str());
     let mut answer = response::created(&location, &digest);
-    if let Some(subject) = &record.subject {
-        response::set(&mut answer, response::OCI_SUBJECT, &subject.to_string());
+    if let Some(subject) = parsed.subject() {
+        response::set(&mut answer, response::OCI_SUBJECT, &subject.digest.to_string());
     }
     for tag in &tags {
         if let Ok(tag) = HeaderValue::from_str(tag.as_str()) {
             answer.headers_mut().append(response::OCI_TAG, tag);
         }
     }
-    for warning in warnings {
-        response::warn(&mut answer, &warning);
+    if expected.is_none() {
+        response::set(&mut answer, header::ETAG, &response::etag(&digest));
+    }
+    warn(app, &here, &parsed, &tags, &mut answer).await?;
+    Ok(answer)
+}
+
+/// Tells who pushed a manifest what is allowed, and perhaps not meant.
+async fn warn(
+    app: &App,
+    here: &Repository,
+    parsed: &Parsed,
+    tags: &[Tag],
+    answer: &mut Response<Body>,
+) -> Result<(), RequestError> {
+    let mut missing = Vec::new();
+    match parsed {
+        Parsed::Index(index) => {
+            for child in index.manifests.iter().take(LOOKED_FOR) {
+                if here.manifest(&child.digest).await?.is_none() {
+                    missing.push(&child.digest);
+                }
+            }
+        }
+        Parsed::Manifest(manifest) if app.sparse() => {
+            for blob in std::iter::once(&manifest.config).chain(&manifest.layers).take(LOOKED_FOR) {
+                if here.blob(&blob.digest).await?.is_none() {
+                    missing.push(&blob.digest);
+                }
+            }
+        }
+        Parsed::Manifest(_) => {}
+    }
+    match missing.as_slice() {
+        [] => {}
+        [one] => response::warn(answer, &format!("it names {one}, which is not in this repository")),
+        [first, more @ ..] => {
+            let more = more.len();
+            response::warn(
+                answer,
+                &format!("it names {first}, which is not in this repository, and {more} more that are not"),
+            );
+        }
     }
     if tags.iter().any(is_fallback_tag) {
         response::warn(
-            &mut answer,
+            answer,
             "this registry lists referrers itself; a tag made of the subject's digest is not needed",
         );
     }
-    Ok(answer)
+    Ok(())
 }
 
 /// Answers `DELETE /v2/NAME/manifests/REFERENCE`: a tag only, or a manifest with all its tags.
@@ -117,69 +169,15 @@ pub(crate) async fn delete(
     reference: ManifestReference,
 ) -> Result<Response<Body>, RequestError> {
     let here = app.repository(repository);
-    let (removed, reference) = store::blocking::run(move || {
-        let removed = match &reference {
-            ManifestReference::Tag(tag) => here.delete_tag(tag),
-            ManifestReference::Digest(digest) => here.delete_manifest(digest),
-        };
-        removed.map(|removed| (removed, reference))
-    })
-    .await?;
+    let removed = match &reference {
+        ManifestReference::Tag(tag) => here.delete_tag(tag, None).await?,
+        ManifestReference::Digest(digest) => here.delete_manifest(digest, None).await?,
+    };
     if removed {
         Ok(response::empty(StatusCode::ACCEPTED))
     } else {
         Err(RequestError::UnknownManifest { reference: reference.to_string() })
     }
-}
-
-/// Checks a manifest that was sent, and notes what it says. Last comes what its sender should know.
-fn check(
-    store: &Store,
-    repository: &Repository,
-    bytes: &Bytes,
-    expected: Option<Digest>,
-    sent_as: Option<&str>,
-    sparse: bool,
-) -> Result<(Digest, ManifestRecord, Vec<String>), RequestError> {
-    let algorithm = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-    let actual = Digest::of(algorithm, bytes);
-    if let Some(expected) = expected.filter(|expected| *expected != actual) {
-        return Err(RequestError::DigestMismatch { expected, actual });
-    }
-    let parsed = Parsed::parse(bytes, sent_as).map_err(|source| RequestError::BadManifest { source })?;
-    // An index may name platforms that are not here (distribution-spec, "Pushing Manifests": sparse indexes), and a
-    // subject may come later. An image without its own blobs could never be pulled.
-    let missing = match &parsed {
-        Parsed::Manifest(manifest) => {
-            let needed = std::iter::once(&manifest.config).chain(&manifest.layers);
-            let mut missing = Vec::new();
-            for descriptor in needed.filter(|it| !media_type::is_nondistributable(&it.media_type)) {
-                if !repository.has_blob(&descriptor.digest)? || store.blobs().size(&descriptor.digest)?.is_none() {
-                    missing.push(&descriptor.digest);
-                }
-            }
-            if let Some(digest) = missing.first().filter(|_| !sparse) {
-                return Err(RequestError::MissingReference { digest: (*digest).clone() });
-            }
-            missing
-        }
-        Parsed::Index(index) => {
-            let mut missing = Vec::new();
-            for child in &index.manifests {
-                if repository.manifest(&child.digest)?.is_none() {
-                    missing.push(&child.digest);
-                }
-            }
-            missing
-        }
-    };
-    let warnings = missing.first().map(|first| match missing.len() - 1 {
-        0 => format!("it names {first}, which is not in this repository"),
-        more => format!("it names {first}, which is not in this repository, and {more} more that are not"),
-    });
-    let media_type = sent_as.unwrap_or(parsed.media_type());
-    let record = ManifestRecord::of(&parsed, media_type, bytes.len() as u64);
-    Ok((actual, record, warnings.into_iter().collect()))
 }
 
 /// Tells whether clients note referrers under a tag (distribution-spec, "Referrers Tag Schema").

@@ -9,16 +9,19 @@
 //! /v2/NAME/tags/list                      /v2/NAME/referrers/DIGEST
 //! /v2/NAME/manifests/TAG-OR-DIGEST        /v2/NAME/blobs/DIGEST
 //! /v2/NAME/blobs/uploads[/]               /v2/NAME/blobs/uploads/ID
+//! /v2/[NAME/]_oci/ext/discover            /v2/NAME/_oci/tag-history/TAG
+//! /v2/NAME/_slipway/tags/moment?tag=TAG&at=TIME
 //! ```
 
 use std::fmt;
 
 use axum::extract::Query;
 use axum::http::{Method, Uri};
+use jiff::Timestamp;
 use oci::{Algorithm, Digest, RepositoryName, Tag};
-use store::repositories::UploadId;
 
 use super::error::RequestError;
+use crate::storage::UploadId;
 
 /// Which of a repository's manifests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +71,9 @@ pub(crate) enum Operation {
     AppendUpload { repository: RepositoryName, id: UploadId },
     FinishUpload { repository: RepositoryName, id: UploadId, digest: Digest },
     CancelUpload { repository: RepositoryName, id: UploadId },
+    Discover,
+    ListHistory { repository: RepositoryName, tag: Tag, paging: Paging },
+    ReadMoment { repository: RepositoryName, tag: Tag, at: Timestamp },
 }
 
 /// What is done to a repository, as permissions see it.
@@ -121,6 +127,17 @@ impl Operation {
         let segments = rest.split('/').map(decoded).collect::<Result<Vec<String>, RequestError>>()?;
         let words: Vec<&str> = segments.iter().map(String::as_str).collect();
         match words.as_slice() {
+            [.., "_oci", "ext", "discover"] => reading(method, Self::Discover),
+            [name @ .., "_oci", "tag-history", text] => reading(
+                method,
+                Self::ListHistory { repository: repository(name)?, tag: tag(text)?, paging: parameters.paging()? },
+            ),
+            [name @ .., "_slipway", "tags", "moment"] => {
+                let text = parameters.first("at").unwrap_or_default();
+                let at = text.parse().map_err(|_| RequestError::BadMoment { text: clip(text) })?;
+                let tag = tag(parameters.first("tag").unwrap_or_default())?;
+                reading(method, Self::ReadMoment { repository: repository(name)?, tag, at })
+            }
             [name @ .., "tags", "list"] => {
                 reading(method, Self::ListTags { repository: repository(name)?, paging: parameters.paging()? })
             }
@@ -224,11 +241,13 @@ impl Operation {
     pub(crate) fn needs(&self) -> Vec<Need<'_>> {
         let need = |repository, action| Need { repository: Some(repository), action };
         match self {
-            Self::Live | Self::Ready | Self::Ping => Vec::new(),
+            Self::Live | Self::Ready | Self::Ping | Self::Discover => Vec::new(),
             Self::ListRepositories { .. } => vec![Need { repository: None, action: Action::Pull }],
             Self::ListTags { repository, .. }
             | Self::ListReferrers { repository, .. }
             | Self::ReadManifest { repository, .. }
+            | Self::ListHistory { repository, .. }
+            | Self::ReadMoment { repository, .. }
             | Self::ReadBlob { repository, .. } => vec![need(repository, Action::Pull)],
             Self::PutManifest { repository, .. }
             | Self::StartUpload { repository, .. }
@@ -418,12 +437,14 @@ mod tests {
 
     #[test]
     fn everything_that_writes_needs_push_and_everything_that_deletes_needs_delete() {
-        let upload = "0123456789abcdef0123456789abcdef.sha256";
+        let upload = format!("0123456789abcdef0123456789abcdef.sha256.{}", "0".repeat(64));
         let cases = [
             (Method::GET, "/v2/a/tags/list".to_owned(), vec![Action::Pull]),
             (Method::HEAD, "/v2/a/manifests/x".into(), vec![Action::Pull]),
             (Method::GET, format!("/v2/a/blobs/{DIGEST}"), vec![Action::Pull]),
             (Method::GET, format!("/v2/a/referrers/{DIGEST}"), vec![Action::Pull]),
+            (Method::GET, "/v2/a/_oci/tag-history/x".into(), vec![Action::Pull]),
+            (Method::GET, "/v2/a/_slipway/tags/moment?tag=x&at=2026-11-20T10:00Z".into(), vec![Action::Pull]),
             (Method::PUT, "/v2/a/manifests/x".into(), vec![Action::Push]),
             (Method::PUT, format!("/v2/a/manifests/{DIGEST}?tag=x"), vec![Action::Push]),
             (Method::POST, "/v2/a/blobs/uploads/".into(), vec![Action::Push]),

@@ -3,7 +3,6 @@
 use axum::body::Body;
 use axum::http::Response;
 use oci::RepositoryName;
-use store::repositories::Page;
 
 use super::App;
 use super::error::RequestError;
@@ -20,34 +19,32 @@ pub(crate) async fn list(
     paging: Paging,
 ) -> Result<Response<Body>, RequestError> {
     let here = app.repository(repository);
-    let (limit, after) = (limit(&paging), paging.after.clone());
-    let page = store::blocking::run(move || -> Result<_, RequestError> {
-        if !here.exists()? {
-            return Err(RequestError::UnknownRepository { name: here.name().as_str().to_owned() });
-        }
-        Ok(here.tags(after.as_deref(), limit)?)
-    })
-    .await?;
+    let limit = limit(&paging);
+    if !here.is_known().await? {
+        return Err(RequestError::UnknownRepository { name: repository.as_str().to_owned() });
+    }
+    let page = here.tags(paging.after.as_deref(), limit).await?;
     let body = serde_json::json!({ "name": repository.as_str(), "tags": page.entries });
-    Ok(answer(&body, &page, &format!("/v2/{}/tags/list", repository.as_str()), limit))
+    let last = page.entries.last().filter(|_| page.more).map(String::as_str);
+    Ok(answer(&body, last, &format!("/v2/{}/tags/list", repository.as_str()), limit))
 }
 
 /// Answers `GET /v2/_catalog`, which distribution-spec reserves and Docker's registry defined.
 pub(crate) async fn list_repositories(app: &App, paging: Paging) -> Result<Response<Body>, RequestError> {
-    let repositories = app.store().repositories();
-    let (limit, after) = (limit(&paging), paging.after.clone());
-    let page = store::blocking::run(move || repositories.names(after.as_deref(), limit)).await?;
-    let body = serde_json::json!({ "repositories": page.entries });
-    Ok(answer(&body, &page, "/v2/_catalog", limit))
+    let limit = limit(&paging);
+    let page = app.storage().catalog(paging.after.as_deref(), limit).await?;
+    let names: Vec<&str> = page.entries.iter().map(RepositoryName::as_str).collect();
+    let body = serde_json::json!({ "repositories": names });
+    Ok(answer(&body, names.last().copied().filter(|_| page.more), "/v2/_catalog", limit))
 }
 
 fn limit(paging: &Paging) -> usize {
     paging.limit.unwrap_or(MAX_PAGE).min(MAX_PAGE)
 }
 
-fn answer(body: &serde_json::Value, page: &Page<String>, path: &str, limit: usize) -> Response<Body> {
+fn answer(body: &serde_json::Value, last: Option<&str>, path: &str, limit: usize) -> Response<Body> {
     let mut answer = response::json("application/json", body);
-    if let Some(last) = page.entries.last().filter(|_| page.more) {
+    if let Some(last) = last {
         set_next(&mut answer, &format!("{path}?n={limit}&last={}", encoded(last)));
     }
     answer

@@ -1,113 +1,251 @@
 //! Uploads: blobs on their way in, in one request or in many (distribution-spec, "Pushing blobs").
+//!
+//! A request that adds to an upload works in a task of its own, so that a client that goes away, whether it closes the
+//! connection or only gives its request up, leaves what it sent noted, and can go on from there.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Response, StatusCode, header};
-use bytes::Bytes;
 use oci::{Algorithm, Digest, RepositoryName};
-use store::Repository;
-use store::repositories::{Midstate, Upload, UploadError, UploadId};
-
 use tokio::sync::Notify;
 
 use super::App;
 use super::body::{Batch, content_length, next_batch};
 use super::error::{RequestError, upload_range};
 use super::response;
-
-/// How many uploads' hashing is remembered between requests. One that is forgotten is read again at its end.
-const REMEMBERED: usize = 10_000;
+use crate::storage::{Upload, UploadError, UploadId};
 
 /// How often, and after which pauses, an upload is asked for that an earlier request still holds: 4 s in all.
 const TAKEOVER_TRIES: u32 = 200;
 const TAKEOVER_PAUSE: Duration = Duration::from_millis(20);
 
-/// How far hashing has come in uploads that wait for their next request.
-#[derive(Debug, Default)]
-pub(crate) struct Midstates(Mutex<HashMap<UploadId, Midstate>>);
-
-impl Midstates {
-    fn take(&self, id: &UploadId) -> Option<Midstate> {
-        self.0.lock().ok()?.remove(id)
-    }
-
-    fn keep(&self, upload: &Upload) {
-        let (Some(midstate), Ok(mut all)) = (upload.pause(), self.0.lock()) else { return };
-        if all.len() >= REMEMBERED {
-            all.clear();
-        }
-        all.insert(upload.id().clone(), midstate);
-    }
-}
-
 /// Which requests are writing to uploads right now.
 ///
 /// A client whose connection broke comes back long before the server gives up on the old connection; so a new
-/// request ends the one before it, which keeps what it has and lets go.
+/// request ends the one before it, which notes what it has and lets go.
 #[derive(Debug, Default)]
-pub(crate) struct Writers(Mutex<HashMap<UploadId, Arc<Notify>>>);
+pub(crate) struct Writers(Mutex<HashMap<UploadId, Arc<Writer>>>);
+
+#[derive(Debug, Default)]
+struct Writer {
+    give_up: Notify,
+    /// How many bytes of the upload are here.
+    size: AtomicU64,
+}
 
 impl Writers {
-    fn enter(&self, id: &UploadId) -> Arc<Notify> {
-        let writer = Arc::new(Notify::new());
-        if let Ok(mut all) = self.0.lock() {
-            all.insert(id.clone(), writer.clone());
+    /// Takes the upload's place, unless another request has it.
+    fn enter(&self, id: &UploadId) -> Option<Arc<Writer>> {
+        let mut all = self.0.lock().ok()?;
+        if all.contains_key(id) {
+            return None;
         }
-        writer
+        let writer = Arc::<Writer>::default();
+        all.insert(id.clone(), writer.clone());
+        Some(writer)
     }
 
-    fn leave(&self, id: &UploadId, writer: &Arc<Notify>) {
-        if let Ok(mut all) = self.0.lock()
-            && all.get(id).is_some_and(|current| Arc::ptr_eq(current, writer))
-        {
+    fn leave(&self, id: &UploadId) {
+        if let Ok(mut all) = self.0.lock() {
             all.remove(id);
         }
     }
 
-    fn interrupt(&self, id: &UploadId) {
-        if let Some(writer) = self.0.lock().ok().and_then(|all| all.get(id).cloned()) {
-            writer.notify_one();
-        }
+    fn get(&self, id: &UploadId) -> Option<Arc<Writer>> {
+        self.0.lock().ok()?.get(id).cloned()
     }
 }
 
-/// A request's place among the writers, which ends with the request, however that ends.
+/// A request's place as the one that writes to an upload, which ends with this.
 struct Turn {
     app: App,
     id: UploadId,
-    writer: Arc<Notify>,
+    writer: Arc<Writer>,
 }
 
 impl Turn {
-    fn begin(app: &App, id: &UploadId) -> Self {
-        Self { app: app.clone(), id: id.clone(), writer: app.writers().enter(id) }
+    /// Waits until nobody else writes to the upload, having asked whoever does to let go.
+    async fn begin(app: &App, id: &UploadId) -> Result<Self, RequestError> {
+        for _ in 0..TAKEOVER_TRIES {
+            if let Some(writer) = app.writers().enter(id) {
+                return Ok(Self { app: app.clone(), id: id.clone(), writer });
+            }
+            if let Some(other) = app.writers().get(id) {
+                other.give_up.notify_one();
+            }
+            tokio::time::sleep(TAKEOVER_PAUSE).await;
+        }
+        Err(RequestError::UploadBusy)
     }
 
     /// Collects the next batch, unless another request wants to go on with the upload.
     async fn next_batch(&self, body: &mut Body) -> Batch {
         tokio::select! {
             batch = next_batch(body, self.app.memory(), self.app.limits().inactivity) => batch,
-            () = self.writer.notified() => Batch { pieces: Vec::new(), end: Some(Err(RequestError::UploadBusy)) },
+            () = self.writer.give_up.notified() => Batch { pieces: Vec::new(), end: Some(Err(RequestError::UploadBusy)) },
         }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.app.writers().leave(&self.id, &self.writer);
+        self.app.writers().leave(&self.id);
     }
 }
 
-/// Where the bytes of a request go.
-#[derive(Clone)]
-enum Target {
-    /// A new upload.
-    New(Algorithm),
-    /// The end of one that is there.
-    Continued(UploadId),
+/// What is to become of the bytes of a request.
+enum Purpose {
+    /// All of a blob.
+    Whole(Digest),
+    /// More of an upload.
+    More(UploadId),
+    /// The rest of an upload, perhaps nothing, which then is a blob.
+    Rest(UploadId, Digest),
+}
+
+/// A request that brings bytes.
+struct Bringing {
+    app: App,
+    repository: RepositoryName,
+    body: Body,
+    /// What the request says of where its bytes belong.
+    range: Option<(u64, u64)>,
+}
+
+/// Takes the bytes of a request in, in a task of its own that goes on when nobody waits for the answer any more.
+async fn bring(
+    app: &App,
+    headers: &HeaderMap,
+    body: &mut Body,
+    repository: &RepositoryName,
+    purpose: Purpose,
+) -> Result<Response<Body>, RequestError> {
+    let range = content_range(headers)?;
+    let working = app.working();
+    let mut bringing = Bringing { app: app.clone(), repository: repository.clone(), body: std::mem::take(body), range };
+    let task = tokio::spawn(async move {
+        let answer = match purpose {
+            Purpose::Whole(digest) => bringing.post(digest).await,
+            Purpose::More(id) => bringing.append(id).await,
+            Purpose::Rest(id, digest) => bringing.finish(id, digest).await,
+        };
+        drop(working);
+        (answer, bringing.body)
+    });
+    let (answer, rest) = task.await.map_err(|error| RequestError::Storage(error.into()))?;
+    *body = rest;
+    answer
+}
+
+impl Bringing {
+    /// Adds the body to an upload. How it ended is the second value: what came before a broken end counts.
+    async fn receive(
+        &mut self,
+        mut upload: Upload,
+        turn: Option<&Turn>,
+    ) -> Result<(Upload, Result<(), RequestError>), RequestError> {
+        let (memory, inactivity) = (self.app.memory().clone(), self.app.limits().inactivity);
+        let body = &mut self.body;
+        let mut next = async || match turn {
+            Some(turn) => turn.next_batch(body).await,
+            None => next_batch(body, &memory, inactivity).await,
+        };
+        let start = upload.size();
+        let mut batch = next().await;
+        let end = loop {
+            let pieces = std::mem::take(&mut batch.pieces);
+            match batch.end.take() {
+                // The next batch comes in while this one is hashed and written.
+                None => {
+                    let (appended, following) = tokio::join!(append_all(&mut upload, pieces), next());
+                    appended?;
+                    batch = following;
+                }
+                Some(end) => {
+                    append_all(&mut upload, pieces).await?;
+                    break end;
+                }
+            }
+            if let Some(turn) = turn {
+                turn.writer.size.store(upload.size(), Ordering::Relaxed);
+            }
+        };
+        let declared = self.range.map(|(start, end)| end - start + 1);
+        let actual = upload.size() - start;
+        match declared {
+            Some(declared) if end.is_ok() && declared != actual => {
+                // What is not noted is as if it had not come.
+                Err(RequestError::SizeMismatch { declared, actual })
+            }
+            _ => Ok((upload, end)),
+        }
+    }
+
+    async fn post(&mut self, digest: Digest) -> Result<Response<Body>, RequestError> {
+        if let Some((start, _)) = self.range.filter(|(start, _)| *start != 0) {
+            let location = format!("/v2/{}/blobs/uploads/", self.repository.as_str());
+            return Err(RequestError::OutOfOrder { start, size: 0, location });
+        }
+        let upload = self.app.repository(&self.repository).receive(digest.algorithm());
+        let (upload, end) = self.receive(upload, None).await?;
+        end?;
+        upload.finish(&digest).await?;
+        Ok(response::created(&blob_location(&self.repository, &digest), &digest))
+    }
+
+    async fn append(&mut self, id: UploadId) -> Result<Response<Body>, RequestError> {
+        let turn = Turn::begin(&self.app, &id).await?;
+        let upload = resume(&self.app, &self.repository, &id, self.range).await?;
+        let (mut upload, end) = self.receive(upload, Some(&turn)).await?;
+        upload.pause().await?;
+        end?;
+        Ok(progress(StatusCode::ACCEPTED, &self.repository, &id, upload.size()))
+    }
+
+    async fn finish(&mut self, id: UploadId, digest: Digest) -> Result<Response<Body>, RequestError> {
+        let turn = Turn::begin(&self.app, &id).await?;
+        let upload = match resume(&self.app, &self.repository, &id, self.range).await {
+            Err(RequestError::UnknownUpload) => {
+                // The answer to an earlier try may have been lost on its way.
+                let stored = self.app.repository(&self.repository).blob_size(&digest).await?.is_some();
+                let created = stored.then(|| response::created(&blob_location(&self.repository, &digest), &digest));
+                return created.ok_or(RequestError::UnknownUpload);
+            }
+            resumed => resumed?,
+        };
+        let (mut upload, end) = self.receive(upload, Some(&turn)).await?;
+        if let Err(broken) = end {
+            upload.pause().await?;
+            return Err(broken);
+        }
+        upload.finish(&digest).await?;
+        Ok(response::created(&blob_location(&self.repository, &digest), &digest))
+    }
+}
+
+/// Opens an upload where it stands, and checks that the request goes on there.
+async fn resume(
+    app: &App,
+    repository: &RepositoryName,
+    id: &UploadId,
+    range: Option<(u64, u64)>,
+) -> Result<Upload, RequestError> {
+    let upload = app.repository(repository).resume_upload(id).await?;
+    match range {
+        Some((start, _)) if start != upload.size() => {
+            let location = upload_location(repository, id);
+            Err(RequestError::OutOfOrder { start, size: upload.size(), location })
+        }
+        _ => Ok(upload),
+    }
+}
+
+async fn append_all(upload: &mut Upload, pieces: Vec<bytes::Bytes>) -> Result<(), UploadError> {
+    if pieces.is_empty() { Ok(()) } else { upload.append(pieces).await }
 }
 
 /// Answers `POST /v2/NAME/blobs/uploads/`.
@@ -116,13 +254,7 @@ pub(crate) async fn start(
     repository: &RepositoryName,
     algorithm: Algorithm,
 ) -> Result<Response<Body>, RequestError> {
-    let (app, here) = (app.clone(), app.repository(repository));
-    let id = store::blocking::run(move || {
-        let upload = here.begin_upload(algorithm)?;
-        app.midstates().keep(&upload);
-        Ok::<_, UploadError>(upload.id().clone())
-    })
-    .await?;
+    let id = app.repository(repository).begin_upload(algorithm).await?;
     Ok(progress(StatusCode::ACCEPTED, repository, &id, 0))
 }
 
@@ -134,37 +266,7 @@ pub(crate) async fn post(
     repository: &RepositoryName,
     digest: Digest,
 ) -> Result<Response<Body>, RequestError> {
-    let range = content_range(headers)?;
-    let upload = claim(app, repository, Target::New(digest.algorithm()), range).await?;
-    let unnamed = Unnamed { repository: app.repository(repository), id: Some(upload.id().clone()) };
-    let (upload, end) = receive(app, body, upload, range).await?;
-    end?;
-    let answer = complete(app, repository, upload, digest).await?;
-    unnamed.stored();
-    Ok(answer)
-}
-
-/// An upload whose name no client was told: when it does not become a blob, nobody can go on with it.
-struct Unnamed {
-    repository: Repository,
-    id: Option<UploadId>,
-}
-
-impl Unnamed {
-    fn stored(mut self) {
-        self.id = None;
-    }
-}
-
-impl Drop for Unnamed {
-    fn drop(&mut self) {
-        let Some(id) = self.id.take() else { return };
-        let repository = self.repository.clone();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // What cannot be removed now is removed when it is old.
-            runtime.spawn(store::blocking::run(move || repository.cancel_upload(&id)));
-        }
-    }
+    bring(app, headers, body, repository, Purpose::Whole(digest)).await
 }
 
 /// Answers `POST /v2/NAME/blobs/uploads/?mount=DIGEST[&from=NAME]`; what cannot be mounted becomes an upload.
@@ -175,16 +277,14 @@ pub(crate) async fn mount(
     from: Option<RepositoryName>,
     algorithm: Algorithm,
 ) -> Result<Response<Body>, RequestError> {
-    let (all, here, blob) = (app.store().repositories(), app.repository(repository), digest.clone());
-    let mounted = store::blocking::run(move || -> Result<bool, RequestError> {
-        let source = match from {
-            Some(from) if all.get(&from).has_blob(&blob)? => Some(from),
-            Some(_) => None,
-            None => all.owner_of(&blob)?,
-        };
-        Ok(source.is_some() && here.add_blob(&blob)?)
-    })
-    .await?;
+    let source = match from {
+        Some(from) => Some(from),
+        None => app.storage().owners(&digest, 1).await?.into_iter().next(),
+    };
+    let mounted = match source {
+        Some(source) => app.repository(repository).mount(&digest, &source).await?,
+        None => false,
+    };
     if mounted {
         Ok(response::created(&blob_location(repository, &digest), &digest))
     } else {
@@ -198,9 +298,9 @@ pub(crate) async fn status(
     repository: &RepositoryName,
     id: UploadId,
 ) -> Result<Response<Body>, RequestError> {
-    let here = app.repository(repository);
-    let (id, size) = store::blocking::run(move || here.upload_size(&id).map(|size| (id, size))).await?;
-    Ok(progress(StatusCode::NO_CONTENT, repository, &id, size))
+    let noted = app.repository(repository).upload_size(&id).await?;
+    let coming = app.writers().get(&id).map_or(0, |writer| writer.size.load(Ordering::Relaxed));
+    Ok(progress(StatusCode::NO_CONTENT, repository, &id, noted.max(coming)))
 }
 
 /// Answers `PATCH /v2/NAME/blobs/uploads/ID`, with or without a range or a length.
@@ -211,11 +311,7 @@ pub(crate) async fn append(
     repository: &RepositoryName,
     id: UploadId,
 ) -> Result<Response<Body>, RequestError> {
-    let range = content_range(headers)?;
-    let upload = claim(app, repository, Target::Continued(id), range).await?;
-    let (upload, end) = receive(app, body, upload, range).await?;
-    end?;
-    Ok(progress(StatusCode::ACCEPTED, repository, upload.id(), upload.size()))
+    bring(app, headers, body, repository, Purpose::More(id)).await
 }
 
 /// Answers `PUT /v2/NAME/blobs/uploads/ID?digest=DIGEST`, with or without a last chunk.
@@ -227,20 +323,7 @@ pub(crate) async fn finish(
     id: UploadId,
     digest: Digest,
 ) -> Result<Response<Body>, RequestError> {
-    let range = content_range(headers)?;
-    let upload = match claim(app, repository, Target::Continued(id.clone()), range).await {
-        Err(RequestError::UnknownUpload) => {
-            // The answer to an earlier try may have been lost on its way.
-            let (here, asked) = (app.repository(repository), digest.clone());
-            let stored = store::blocking::run(move || here.has_blob(&asked)).await?;
-            let created = stored.then(|| response::created(&blob_location(repository, &digest), &digest));
-            return created.ok_or(RequestError::UnknownUpload);
-        }
-        claimed => claimed?,
-    };
-    let (upload, end) = receive(app, body, upload, range).await?;
-    end?;
-    complete(app, repository, upload, digest).await
+    bring(app, headers, body, repository, Purpose::Rest(id, digest)).await
 }
 
 /// Answers `DELETE /v2/NAME/blobs/uploads/ID`.
@@ -249,114 +332,9 @@ pub(crate) async fn cancel(
     repository: &RepositoryName,
     id: UploadId,
 ) -> Result<Response<Body>, RequestError> {
-    app.writers().interrupt(&id);
-    app.midstates().take(&id);
-    let here = app.repository(repository);
-    store::blocking::run(move || here.cancel_upload(&id)).await?;
+    let _turn = Turn::begin(app, &id).await?;
+    app.repository(repository).cancel_upload(&id).await?;
     Ok(response::empty(StatusCode::NO_CONTENT))
-}
-
-async fn complete(
-    app: &App,
-    repository: &RepositoryName,
-    upload: Upload,
-    digest: Digest,
-) -> Result<Response<Body>, RequestError> {
-    // A finished upload needs no midstate, and a refused one has no bytes.
-    app.midstates().take(upload.id());
-    let digest = store::blocking::run(move || upload.finish(&digest).map(|_| digest)).await?;
-    Ok(response::created(&blob_location(repository, &digest), &digest))
-}
-
-/// Adds the body of a request to an upload, which stays claimed. How the body ended is the second value: what came
-/// before a broken end is kept, so that the client can go on from there.
-async fn receive(
-    app: &App,
-    body: &mut Body,
-    mut upload: Upload,
-    range: Option<(u64, u64)>,
-) -> Result<(Upload, Result<(), RequestError>), RequestError> {
-    let turn = Turn::begin(app, upload.id());
-    let (start, before) = (upload.size(), upload.pause());
-    let mut batch = turn.next_batch(body).await;
-    let end = loop {
-        let write = write(app, upload, batch.pieces);
-        match batch.end {
-            // The next batch comes in while this one is hashed and written.
-            None => (upload, batch) = tokio::try_join!(write, async { Ok(turn.next_batch(body).await) })?,
-            Some(end) => {
-                upload = write.await?;
-                break end;
-            }
-        }
-    };
-    let declared = range.map(|(start, end)| end - start + 1);
-    let actual = upload.size() - start;
-    if let (Ok(()), Some(declared)) = (&end, declared)
-        && declared != actual
-    {
-        let app = app.clone();
-        let upload = store::blocking::run(move || {
-            upload.back(start, before)?;
-            app.midstates().keep(&upload);
-            Ok::<_, UploadError>(upload)
-        });
-        return Ok((upload.await?, Err(RequestError::SizeMismatch { declared, actual })));
-    }
-    Ok((upload, end))
-}
-
-/// Hashes and writes one batch. When the request is given up meanwhile, the next one can still go on from here.
-async fn write(app: &App, mut upload: Upload, pieces: Vec<Bytes>) -> Result<Upload, RequestError> {
-    let app = app.clone();
-    let written = store::blocking::run(move || {
-        upload.append_all(&pieces)?;
-        app.midstates().keep(&upload);
-        Ok::<_, UploadError>(upload)
-    });
-    Ok(written.await?)
-}
-
-/// Claims the upload that a request writes to, ending an earlier request that still writes to it.
-async fn claim(
-    app: &App,
-    repository: &RepositoryName,
-    target: Target,
-    range: Option<(u64, u64)>,
-) -> Result<Upload, RequestError> {
-    let mut tries = 0;
-    loop {
-        let (opener, here, target_) = (app.clone(), app.repository(repository), target.clone());
-        match (store::blocking::run(move || open(&opener, &here, target_, range)).await, &target) {
-            (Err(RequestError::UploadBusy), Target::Continued(id)) if tries < TAKEOVER_TRIES => {
-                app.writers().interrupt(id);
-                tries += 1;
-                tokio::time::sleep(TAKEOVER_PAUSE).await;
-            }
-            (opened, _) => return opened,
-        }
-    }
-}
-
-/// Claims an upload that nobody writes to, and checks that the request goes on where it stands.
-fn open(app: &App, repository: &Repository, target: Target, range: Option<(u64, u64)>) -> Result<Upload, RequestError> {
-    let upload = match target {
-        Target::New(algorithm) => repository.begin_upload(algorithm)?,
-        Target::Continued(id) => {
-            let midstate = app.midstates().take(&id);
-            let upload = repository.resume_upload(&id, midstate)?;
-            app.midstates().keep(&upload);
-            upload
-        }
-    };
-    match range {
-        Some((start, _)) if start != upload.size() => Err(RequestError::OutOfOrder {
-            start,
-            size: upload.size(),
-            location: upload_location(repository.name(), upload.id()),
-        }),
-        _ => Ok(upload),
-    }
 }
 
 /// Reads `Content-Range: START-END`, in which there is no unit. Docker sends none at all.

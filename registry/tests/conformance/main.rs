@@ -10,11 +10,14 @@
 
 #[path = "../http/mod.rs"]
 mod http;
+#[path = "../kept/mod.rs"]
+mod kept;
 mod support;
 
 mod bad_input;
 mod content_discovery;
 mod content_management;
+mod extensions;
 mod ours;
 mod pull;
 mod push_blobs;

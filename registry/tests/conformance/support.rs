@@ -7,8 +7,8 @@ use std::time::Duration;
 use oci::{Descriptor, Digest, Manifest, media_type};
 use registry::server::{ServeOptions, Server};
 
-use crate::http;
 pub(crate) use crate::http::{Answer, path_of};
+use crate::{http, kept};
 
 /// An OCI image manifest.
 pub(crate) const IMAGE: &str = media_type::OCI_MANIFEST;
@@ -40,8 +40,7 @@ fn start_ours() -> SocketAddr {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.expect("a runtime").block_on(async {
-            let store = store::Store::open(&home).expect("a store");
-            let mut options = ServeOptions::new(store, ([127, 0, 0, 1], 0).into());
+            let mut options = ServeOptions::new(kept::open(&home), ([127, 0, 0, 1], 0).into());
             options.limits.inactivity = Duration::from_secs(2);
             let server = Server::bind(options).await.expect("listening");
             tell.send(server.local_addr()).expect("heard");

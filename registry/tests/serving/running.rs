@@ -6,6 +6,7 @@ use registry::server::{ServeOptions, Server};
 use tokio::sync::oneshot;
 
 use crate::http::{Answer, request};
+use crate::kept;
 
 /// A server in a thread of its own.
 pub(crate) struct Running {
@@ -27,8 +28,7 @@ impl Running {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             runtime.expect("a runtime").block_on(async {
-                let store = store::Store::open(&root).expect("a store");
-                let mut options = ServeOptions::new(store, ([127, 0, 0, 1], 0).into());
+                let mut options = ServeOptions::new(kept::open(&root), ([127, 0, 0, 1], 0).into());
                 change(&mut options);
                 let server = Server::bind(options).await.expect("listening");
                 tell.send(server.local_addr().to_string()).expect("heard");

@@ -14,6 +14,7 @@ use oci::Digest;
 use registry::server::{Events, ServeError, ServeEvent, ServeOptions, Server, TlsFiles};
 use reqwest::{Certificate, Client, Version};
 
+use crate::kept;
 use crate::running::Running;
 
 /// Makes a certificate for 127.0.0.1 and its key in a folder, in place of those that are there.
@@ -163,8 +164,7 @@ fn files_that_are_of_no_use_are_named() {
     ];
     for (cert, key, expected) in cases {
         let home = tempfile::tempdir().expect("tempdir");
-        let store = store::Store::open(home.path()).expect("a store");
-        let mut options = ServeOptions::new(store, ([127, 0, 0, 1], 0).into());
+        let mut options = ServeOptions::new(kept::open(home.path()), ([127, 0, 0, 1], 0).into());
         options.tls = Some(TlsFiles { cert: cert.clone(), key: key.clone() });
         let error = block_on(Server::bind(options)).expect_err("no use");
         let ServeError::Tls(error) = error else { panic!("{error:?}") };

@@ -9,17 +9,18 @@ use super::fixtures::*;
 use super::scripted::breaking_wire;
 use crate::client::{self, NoEvents, Wanted};
 use crate::server::{ServeOptions, Server};
+use crate::storage::objects::memory::Memory;
+use crate::storage::{Storage, StorageOptions};
 
 /// Our server on a port of its own; ends with the test.
 struct Ours {
     host: String,
     _stop: oneshot::Sender<()>,
-    _kept: Kept,
 }
 
 async fn start() -> Ours {
-    let kept = store();
-    let options = ServeOptions::new(kept.store.clone(), SocketAddr::from(([127, 0, 0, 1], 0)));
+    let storage = Storage::new(Memory::default().backend(), StorageOptions::default());
+    let options = ServeOptions::new(storage, SocketAddr::from(([127, 0, 0, 1], 0)));
     let server = Server::bind(options).await.unwrap();
     let host = server.local_addr().to_string();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -27,7 +28,7 @@ async fn start() -> Ours {
         // Stops when the test drops its end.
         let _ = stopped.await;
     }));
-    Ours { host, _stop: stop, _kept: kept }
+    Ours { host, _stop: stop }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
