@@ -1,4 +1,5 @@
-//! Our registry, archives and images with other people's programs: skopeo, podman, docker, buildah, docker-registry.
+//! Our registry, archives and images with other people's programs: skopeo, podman, docker, buildah, containerd's
+//! ctr, docker-registry.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs and write fixtures")]
 
@@ -317,6 +318,31 @@ fn docker_and_slipway_read_each_others_archives() {
         let ran = run(elsewhere(&env).args(["run", "--rm", "--network", "none", "--pull", "never", name]));
         assert_eq!(ran.success(), expected, "{name}");
     }
+}
+
+// ---- containerd
+
+#[test]
+fn containerd_pulls_and_pushes_back() {
+    let Some(docker) = Docker::shared() else { return };
+    if !needs::tools(&["ctr"]) {
+        return;
+    }
+    let env = TestEnv::with_busybox();
+    let registry = env.registry();
+    let app = push_app(&env, &registry);
+    let back = format!("{}/back/ctr:1", registry.address);
+    let ctr = |arguments: &[&str]| {
+        let mut command = client(&env, "ctr");
+        command.arg("--address").arg(docker.env.path("docker-exec/containerd/containerd.sock"));
+        run(command.args(["--namespace", "slipway-test"]).args(arguments)).success()
+    };
+    ctr(&["images", "pull", "--plain-http", &app]);
+    ctr(&["images", "tag", &app, &back]);
+    ctr(&["images", "push", "--plain-http", &back]);
+    assert_eq!(digest(&env, &back), digest(&env, &app));
+    assert_eq!(runs_elsewhere(&env, &back), told("ours", "", "argument"));
+    ctr(&["images", "remove", "--sync", &app, &back]);
 }
 
 // ---- what needs no peer, or just curl
