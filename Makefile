@@ -15,6 +15,7 @@ test:
 	scripts/setup build test
 	scripts/debian-base target/debian-bookworm.tar
 	cargo test --workspace --locked
+	REGISTRY_TEST_STORAGE=memory cargo test --locked -p registry --test conformance
 
 check:
 	scripts/setup build check
@@ -25,6 +26,7 @@ check:
 
 bench: release
 	scripts/setup test
+	cargo build --quiet --release --locked --target $(target) -p registry --example load
 	failed=; for bench in $(filter-out benches/harness.py benches/peers.py,$(wildcard benches/*.py)); do python3 $$bench $(binary) --plots target/plots || failed=1; done; [ -z "$$failed" ]
 
 clean:

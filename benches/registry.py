@@ -1,6 +1,6 @@
 """Serving and taking in, ours beside Debian's docker-registry (and nginx, for a file of 1 GiB) in one run.
 
-    benches/registry.py SLIPWAY LOAD        LOAD: cargo build --release -p registry --example load
+    benches/registry.py SLIPWAY [--load LOAD]        LOAD: cargo build --release -p registry --example load
 
 Both answer the same load generator in turns, on one disk; a figure is the median of the rounds, a claim is a ratio. docker-registry
 waits for no disk, ours does. Needs docker-registry, and nginx for its row."""
@@ -194,14 +194,15 @@ def memory(bench, ours):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slipway")
-    parser.add_argument("load")
+    parser.add_argument("--load", help="the load generator [default: examples/load beside slipway]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-k", default="", help="only rows whose title has this text")
     parser.add_argument("--folder", help="where the bench's folder is to be, on the disk that is to be measured")
     parser.add_argument("--json", help="write the figures to this file too")
+    parser.add_argument("--plots", help="not used; here because other benches draw")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    bench = Bench(os.path.realpath(options.load), options.rounds, options.k)
+    bench = Bench(os.path.realpath(options.load or pathlib.Path(options.slipway).parent / "examples/load"), options.rounds, options.k)
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench", dir=options.folder, ignore_cleanup_errors=True)))
         ours, theirs = start(stack, folder, os.path.realpath(options.slipway))

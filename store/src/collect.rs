@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::blobs::names;
 use crate::file_error::{During, found};
 use crate::images::MAX_CONFIG;
-use crate::{BlobError, BuildCacheError, FileError, ImageError, RepositoryError, Store};
+use crate::{BlobError, BuildCacheError, FileError, ImageError, Store};
 
 /// What a collection gave back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,8 +30,6 @@ pub enum CollectError {
     Busy,
     #[error("cannot tell what the images use")]
     Image(#[from] ImageError),
-    #[error("cannot tell what the repositories use")]
-    Repository(#[from] RepositoryError),
     #[error("`{path}` does not tell which layers the container uses")]
     Container { path: std::path::PathBuf, source: serde_json::Error },
     #[error(transparent)]
@@ -46,8 +44,7 @@ impl Store {
     /// Removes blobs, layer records and snapshots that nothing refers to, snapshots of an earlier boot, and downloads
     /// that nobody carries on.
     ///
-    /// In use is what images (with a name or without), served repositories, build cache records and containers
-    /// name. Before anything is removed, all of them have been read, so a crash at any moment leaves every
+    /// In use is what images (with a name or without), build cache records and containers name. Before anything is removed, all of them have been read, so a crash at any moment leaves every
     /// reference whole.
     ///
     /// Gives [`CollectError::Busy`] at once while any other process has the store open, or this one has a blob or
@@ -83,9 +80,6 @@ impl Store {
         for image in images.list_untagged()? {
             self.mark_image(&image.descriptor, used)?;
         }
-        self.repositories().held(&mut |digest| {
-            used.blobs.insert(digest);
-        })?;
         let containers = self.layout().containers();
         for name in names(&containers)? {
             let path = containers.join(name).join("keeps.json");

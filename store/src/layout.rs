@@ -52,10 +52,8 @@
 //! │   ├── users/CONTAINER           the containers that have it
 //! │   └── _data/                    what is mounted
 //! ├── events                        what happened to containers, one line each
-//! └── repositories/                 what `slipway serve` knows about repositories (see `repositories`)
+//! └── registry/                     what `slipway serve` keeps (see `registry::storage`)
 //! ```
-//!
-//! The registry's records and edges join under `repositories/`, and name blobs by digest: no data moves.
 
 use std::path::{Path, PathBuf};
 
@@ -342,9 +340,9 @@ impl Layout {
         self.home.join("events")
     }
 
-    /// Returns the folder of the served repositories.
-    pub fn repositories(&self) -> PathBuf {
-        self.home.join("repositories")
+    /// Returns the folder of the registry that is served out of this home.
+    pub fn registry(&self) -> PathBuf {
+        self.home.join("registry")
     }
 }
 

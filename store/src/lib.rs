@@ -10,7 +10,6 @@
 //! | [`build_cache`] | [`BuildCache`]: small records that the builder finds again by key |
 //! | [`builds`] | [`Builds`]: what is remembered of builds, with the logs of their steps |
 //! | [`outlines`] | [`Outlines`]: where files lie in the layers of `COPY`, so that the next takes them from there |
-//! | [`repositories`] | [`Repositories`]: what `slipway serve` knows beside the blobs |
 //! | [`collect`] | throwing away what nothing refers to |
 //! | [`session`] | who is at work in the store, and sweeping up after those who died |
 //! | `later.rs` | what is written and synced while a build goes on |
@@ -36,7 +35,6 @@ pub mod layers;
 pub mod outlines;
 mod pins;
 pub mod prune;
-pub mod repositories;
 pub mod session;
 pub mod snapshots;
 pub mod usage;
@@ -59,7 +57,6 @@ pub use layout::Layout;
 pub use open::{OpenStoreError, Store};
 pub use outlines::Outlines;
 pub use prune::{PruneError, Pruned, Pruning};
-pub use repositories::{Repositories, Repository, RepositoryError};
 pub use snapshots::{Active, Snapshot, SnapshotError, Snapshots, UnpackEvent};
 pub use usage::{CacheEntry, CacheKind, cache_contents};
 

@@ -10,9 +10,7 @@ use crate::atomic_file;
 use crate::file_error::{During, found};
 use crate::layout::VERSION;
 use crate::session::{Home, Keep};
-use crate::{
-    BlobError, Blobs, BuildCache, Builds, FileError, Images, Layers, Layout, Outlines, Repositories, Snapshots,
-};
+use crate::{BlobError, Blobs, BuildCache, Builds, FileError, Images, Layers, Layout, Outlines, Snapshots};
 
 /// Everything that is kept, below one folder. Clones are the same store.
 #[derive(Clone, Debug)]
@@ -158,11 +156,6 @@ impl Store {
     /// Returns where files lie in layers.
     pub fn outlines(&self) -> Outlines {
         Outlines { home: self.parts.home.clone() }
-    }
-
-    /// Returns the repositories that `slipway serve` serves.
-    pub fn repositories(&self) -> Repositories {
-        Repositories { home: self.parts.home.clone() }
     }
 
     /// Returns what is remembered of builds.

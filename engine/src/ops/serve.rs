@@ -3,9 +3,23 @@
 use std::future::Future;
 use std::net::SocketAddr;
 
+use jiff::Timestamp;
 use registry::server::{ServeError, ServeOptions, Server};
+use registry::storage::objects::disk::{Disk, DiskOptions};
+use registry::storage::{ObjectError, Storage, StorageOptions};
+use store::Layout;
 
-/// Serves the repositories of a store until `shutdown` is ready; requests under way may end then.
+/// Opens what a registry keeps below a home. Blocks.
+///
+/// # Errors
+///
+/// When the folder cannot be made or read.
+pub fn open(home: &std::path::Path, clock: fn() -> Timestamp) -> Result<Storage, ObjectError> {
+    let disk = Disk::open(&Layout::new(home).registry(), DiskOptions::new(clock))?;
+    Ok(Storage::new(disk.backend(), StorageOptions::default()))
+}
+
+/// Serves a registry until `shutdown` is ready; requests under way may end then.
 ///
 /// `listening` is told the address, with the port that the system chose.
 ///
@@ -17,8 +31,6 @@ pub async fn serve(
     listening: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    // Builds may prune beside a server, which may be there for ever. Without that they merely do not.
-    let _ = options.store.pin_claims();
     let server = Server::bind(options).await?;
     listening(server.local_addr());
     server.run(shutdown).await;

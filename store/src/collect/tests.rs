@@ -118,33 +118,3 @@ fn what_begins_during_a_collection_waits_for_its_end() {
         told.recv().expect("after all");
     });
 }
-
-#[test]
-fn what_is_pushed_while_this_process_collects_stays() {
-    let (_folder, store) = store();
-    let repository = store.repositories().get(&"a".parse().expect("a name"));
-    let mut pushed = Vec::new();
-    let done = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                match store.collect() {
-                    Ok(_) | Err(CollectError::Busy) => {}
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        });
-        for number in 0..30_u32 {
-            let mut upload = repository.begin_upload(oci::Algorithm::Sha256).expect("begun");
-            upload.append(&number.to_le_bytes()).expect("written");
-            let digest = Digest::sha256(&number.to_le_bytes());
-            upload.finish(&digest).expect("stored");
-            pushed.push(digest);
-        }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-    for digest in pushed {
-        assert!(repository.has_blob(&digest).expect("looked"));
-        assert!(store.blobs().contains(&digest).expect("looked"), "{digest}");
-    }
-}
