@@ -19,6 +19,7 @@ mod content_discovery;
 mod content_management;
 mod extensions;
 mod ours;
+mod peer;
 mod pull;
 mod push_blobs;
 mod push_manifests;
