@@ -96,7 +96,8 @@ pub(crate) fn put(
         }
         serde_json::to_writer(&mut bytes, &notes).expect("notes are plain text");
     }
-    Ok(store.build_cache().put(&key.0, &bytes, &keeps(below, record))?)
+    store.build_cache().put_later(&key.0, &bytes, &keeps(below, record));
+    Ok(())
 }
 
 /// Returns what a record on top of the layers `below` stands for.
@@ -137,7 +138,8 @@ pub(crate) fn was_tried(store: &Store, definition: &CacheKey) -> Result<bool, Fa
 
 /// Remembers for [`was_tried`].
 pub(crate) fn tried(store: &Store, definition: &CacheKey) -> Result<(), Fault> {
-    Ok(store.build_cache().put(&definition.0, b"{}", &Keeps::default())?)
+    store.build_cache().put_later(&definition.0, b"{}", &Keeps::default());
+    Ok(())
 }
 
 /// Keeps the layers of a base image, which no step's record names, as long as steps that stand on it are of use.

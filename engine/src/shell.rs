@@ -167,7 +167,11 @@ pub(crate) fn open(
     }
     let step = ExecStep {
         id: like.id,
-        rootfs: Overlay { lower: active.lower(), upper: active.upper(), work: active.work() },
+        rootfs: Overlay {
+            lower: active.lower().map_err(store::SnapshotError::from)?,
+            upper: active.upper(),
+            work: active.work(),
+        },
         argv,
         env,
         cwd: like.cwd.clone(),

@@ -15,6 +15,7 @@
 //! | [`tree`] | [`Tree`]: a read-only merged view of layer folders, or of one folder |
 //! | [`mod@apply`] | a layer's tar onto a folder that it cannot leave |
 //! | [`mod@diff`] | what an overlay upper folder changed |
+//! | `fold` | a layer folder that takes in those below it |
 //! | [`pack`] | changes, or a whole tree, to tar bytes with their digest |
 //! | `remove` | removing folders whose content somebody else chose |
 //!
@@ -26,6 +27,7 @@ mod beneath;
 pub mod compress;
 pub mod diff;
 pub mod entry;
+mod fold;
 pub mod hashing;
 pub mod pack;
 mod remove;
@@ -39,6 +41,7 @@ pub use apply::{Applied, ApplyError, ApplyOptions, Devices, Whiteouts, apply};
 pub use compress::{Compression, Encoder, Format};
 pub use diff::{DiffError, diff};
 pub use entry::{Entry, EntryKind, Timestamp};
+pub use fold::{count, fold};
 pub use pack::{PackError, PackOptions, PackedTar, pack_diff, pack_tree, write_diff, write_tree};
 pub use remove::remove_tree;
 pub use tree::{Children, Follow, Node, NodeKind, Tree, TreeError};

@@ -48,14 +48,33 @@ pub fn sync_folder(folder: &Path) -> Result<(), FileError> {
 /// With `durable`, the name survives a crash of the machine when this returns (the bytes must be synced before).
 pub(crate) fn place(temporary: &Path, path: &Path, durable: bool) -> Result<(), FileError> {
     let folder = parent(path);
-    match fs::rename(temporary, path) {
+    match replace(temporary, path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             make_folders(folder, durable)?;
-            fs::rename(temporary, path).during("create", path)?;
+            replace(temporary, path).during("create", path)?;
         }
         other => other.during("create", path)?,
     }
     if durable { sync_folder(folder) } else { Ok(()) }
+}
+
+/// Moves a file to a name that another may have.
+///
+/// The kernel keeps all renames between folders waiting while the disk frees what one of them replaced. So the old file
+/// changes places with the new one, and is removed then.
+fn replace(temporary: &Path, path: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
+        Err(Errno::EXIST) => match renameat_with(CWD, temporary, CWD, path, RenameFlags::EXCHANGE) {
+            Ok(()) => fs::remove_file(temporary),
+            // It is gone by now, or the file system cannot do that.
+            Err(_) => fs::rename(temporary, path),
+        },
+        // Not every file system can.
+        Err(Errno::INVAL | Errno::NOSYS) => fs::rename(temporary, path),
+        other => Ok(other?),
+    }
 }
 
 /// Makes a folder and its parents; with `durable`, each one's name survives a crash of the machine.

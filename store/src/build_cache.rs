@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use oci::{Algorithm, ChainId, DiffId, Digest, Hasher};
@@ -82,6 +83,24 @@ impl BuildCache {
     ///
     /// As long as the record is there, a collection leaves the blobs and snapshots that it `keeps` alone.
     pub fn put(&self, key: &Digest, record: &[u8], keeps: &Keeps) -> Result<(), BuildCacheError> {
+        if self.home.later().holds_records_back() {
+            // It may name a blob that is not safe yet: then it comes after that.
+            self.put_later(key, record, keeps);
+            return Ok(());
+        }
+        let (path, bytes) = self.describe(key, record, keeps);
+        // Not synced: what a crash damages is noticed by its digest, and counts as a miss.
+        Ok(self.home.write_file(&path, &bytes, false)?)
+    }
+
+    /// Does the same beside the caller's work. [`Store::settle`](crate::Store::settle) waits for it, and tells what went wrong.
+    pub fn put_later(&self, key: &Digest, record: &[u8], keeps: &Keeps) {
+        let (path, bytes) = self.describe(key, record, keeps);
+        self.home.later().submit(Job::File { home: self.home.clone(), path, bytes });
+    }
+
+    /// Returns where a record goes, and what its file holds.
+    fn describe(&self, key: &Digest, record: &[u8], keeps: &Keeps) -> (PathBuf, Vec<u8>) {
         let mut body = serde_json::to_vec(keeps).expect("lists of digests");
         body.push(b'\n');
         body.extend_from_slice(record);
@@ -89,14 +108,7 @@ impl BuildCache {
         bytes.extend_from_slice(format!("{}\n", digest(Algorithm::Sha256, key, &body)).as_bytes());
         bytes.append(&mut body);
         self.home.note_cached();
-        let path = self.home.layout().cache_record(key);
-        if self.home.later().holds_records_back() {
-            // It may name a blob that is not safe yet: then it comes after that.
-            self.home.later().submit(Job::File { home: self.home.clone(), path, bytes });
-            return Ok(());
-        }
-        // Not synced: what a crash damages is noticed by its digest, and counts as a miss.
-        Ok(self.home.write_file(&path, &bytes, false)?)
+        (self.home.layout().cache_record(key), bytes)
     }
 
     /// Tells whether anything was filed since the store was opened.

@@ -43,7 +43,7 @@ fn child() {
             let mut file = std::fs::File::create(active.upper().join(file.to_string())).expect("created");
             file.write_all(digest.hex().as_bytes()).expect("written");
         }
-        active.commit(&diff_id).expect("committed");
+        active.commit(&diff_id, false).expect("committed");
         writeln!(out, "snapshot {digest}").expect("told");
         let mut partial = store.blobs().begin_resumable(&Digest::sha256(b"endless")).expect("begun");
         partial.write_all(b"more").expect("written");

@@ -67,9 +67,20 @@ struct State {
     digests: HashMap<Digest, usize>,
     /// Records that are not visible yet, likewise.
     records: HashMap<PathBuf, usize>,
-    /// Whether there is a thread. Changes together with `jobs`: where there are some, there is one.
+    /// Whether jobs wait or are being done. Changes together with `jobs`.
     working: bool,
+    /// Whether there is a thread. It stays: a build hands something in with every step.
+    has_thread: bool,
+    /// Whether nobody hands anything in any more.
+    closed: bool,
     failed: Option<BlobError>,
+}
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
+    }
 }
 
 impl Later {
@@ -85,16 +96,18 @@ impl Later {
             Job::Remove { .. } => {}
         }
         state.jobs.push_back(job);
-        if state.working {
+        state.working = true;
+        if std::mem::replace(&mut state.has_thread, true) {
+            drop(state);
+            self.0.changed.notify_all();
             return;
         }
-        state.working = true;
         drop(state);
         let shared = self.0.clone();
-        let started = std::thread::Builder::new().name("later".into()).spawn(move || shared.work());
+        let started = std::thread::Builder::new().name("later".into()).spawn(move || shared.work(true));
         if started.is_err() {
             // Without another thread it is done at once.
-            self.0.work();
+            self.0.work(false);
         }
     }
 
@@ -149,18 +162,24 @@ impl Shared {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Works until nothing is left. Jobs hold the store open; they are gone before anybody hears that they are done.
-    fn work(&self) {
+    /// Works until nothing is left, or with `stay` as long as anything may come. Jobs hold the store open; they are gone
+    /// before anybody hears that they are done.
+    fn work(&self, stay: bool) {
         // Also when a job panics, nobody waits for ever, or believes that all went well.
         let _panicked = Panicked(self);
         loop {
             let (mut jobs, failed) = {
                 let mut state = self.lock();
-                if state.jobs.is_empty() {
-                    // Under the lock: whoever hands in the next job sees that it takes another thread.
-                    state.working = false;
-                    self.changed.notify_all();
-                    return;
+                while state.jobs.is_empty() {
+                    if std::mem::take(&mut state.working) {
+                        self.changed.notify_all();
+                    }
+                    if !stay || state.closed {
+                        // Under the lock: whoever hands in the next job sees that it takes another thread.
+                        state.has_thread = false;
+                        return;
+                    }
+                    state = self.wait(state);
                 }
                 (std::mem::take(&mut state.jobs), state.failed.is_some())
             };
@@ -177,14 +196,28 @@ impl Shared {
                 // They may speak of the blob that was lost.
                 jobs.retain(|job| !matches!(job, Job::File { .. }));
             }
-            let done = all(jobs);
-            let mut state = self.lock();
-            digests.iter().for_each(|digest| forget(&mut state.digests, digest));
-            records.iter().for_each(|path| forget(&mut state.records, path));
-            if let Err(error) = done {
-                state.failed.get_or_insert(error);
+            let (mut blobs, mut files, mut rubbish) = (Vec::new(), Vec::new(), Vec::new());
+            for job in jobs {
+                match job {
+                    Job::Place { source, digest } => blobs.push((source, digest)),
+                    Job::File { home, path, bytes } => files.push((home, path, bytes)),
+                    Job::Remove { home, path } => rubbish.push((home, path)),
+                }
             }
-            self.changed.notify_all();
+            let kept = keep(blobs, files);
+            {
+                let mut state = self.lock();
+                digests.iter().for_each(|digest| forget(&mut state.digests, digest));
+                records.iter().for_each(|path| forget(&mut state.records, path));
+                if let Err(error) = kept {
+                    state.failed.get_or_insert(error);
+                }
+            }
+            if !(digests.is_empty() && records.is_empty()) {
+                self.changed.notify_all();
+            }
+            // What resists is swept with the session.
+            side_by_side(rubbish, |(_home, path)| drop(remove_tree(&path)));
         }
     }
 }
@@ -207,7 +240,7 @@ impl Drop for Panicked<'_> {
         if std::thread::panicking() {
             let lost = FileError::new("write", Path::new("the store"), io::Error::other("a thread panicked"));
             let mut state = self.0.lock();
-            state.working = false;
+            (state.working, state.has_thread) = (false, false);
             let jobs = std::mem::take(&mut state.jobs);
             state.digests.clear();
             state.records.clear();
@@ -219,24 +252,7 @@ impl Drop for Panicked<'_> {
     }
 }
 
-/// Does what has come together. When a blob cannot be placed, no record of this batch is written.
-fn all(jobs: VecDeque<Job>) -> Result<(), BlobError> {
-    let (mut blobs, mut files, mut rubbish) = (Vec::new(), Vec::new(), Vec::new());
-    for job in jobs {
-        match job {
-            Job::Place { source, digest } => blobs.push((source, digest)),
-            Job::File { home, path, bytes } => files.push((home, path, bytes)),
-            Job::Remove { home, path } => rubbish.push((home, path)),
-        }
-    }
-    let kept = keep(blobs, files);
-    for (_, path) in &rubbish {
-        // What resists is swept with the session.
-        let _ = remove_tree(path);
-    }
-    kept
-}
-
+/// Keeps what has come together. When a blob cannot be placed, no record of this batch is written.
 fn keep(blobs: Vec<(Source, Digest)>, files: Vec<(Arc<Home>, PathBuf, Vec<u8>)>) -> Result<(), BlobError> {
     // Disks take several at once in little more than the time of one.
     let synced = side_by_side(blobs, |(source, digest)| {

@@ -37,6 +37,7 @@
 //! │   ├── meta.json                 the layer, the snapshot below, and the boot in which it was made
 //! │   └── usage                     how many bytes it takes, once somebody counted
 //! ├── empty/                        the lower folder of overlays that have no other
+//! ├── floor/                        what containers mount on when their image lacks it
 //! ├── cache/HH/HEX                  build cache records, by key
 //! ├── cache/HH/HEX.list             the files that a record's key stands for, for `build --explain`
 //! ├── cache-pruned                  the keys of records that were pruned lately, for `build --explain`
@@ -183,6 +184,11 @@ impl Layout {
     /// Returns the folder of a snapshot. Short, because overlay mounts name many of them.
     pub fn snapshot(&self, chain: &ChainId) -> PathBuf {
         self.snapshots().join(chain.0.hex())
+    }
+
+    /// Returns the folder below all layers of a container, with what it mounts on.
+    pub fn floor(&self) -> PathBuf {
+        self.home.join("floor")
     }
 
     /// Returns the folder that is always empty.

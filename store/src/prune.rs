@@ -219,10 +219,7 @@ impl Store {
 
     /// Moves a file or folder out of sight, to be removed later.
     fn set_aside(&self, path: &Path, trash: &mut Vec<PathBuf>) -> Result<(), PruneError> {
-        let aside = self.home_parts().temporary('t')?;
-        if found(fs::rename(path, &aside)).during("remove", path)?.is_some() {
-            trash.push(aside);
-        }
+        trash.extend(self.home_parts().put_aside(path)?);
         Ok(())
     }
 

@@ -44,6 +44,8 @@ pub struct Home {
     damaged: AtomicU64,
     /// What is done beside the caller's work.
     later: Later,
+    /// Set once the floor of containers is known to be there.
+    pub(crate) has_floor: OnceLock<()>,
 }
 
 /// How long an open store keeps what it pinned.
@@ -91,6 +93,8 @@ impl Drop for Collecting<'_> {
 struct Session {
     folder: PathBuf,
     _lock: File,
+    /// Whether the folder for rubbish is there.
+    has_trash: bool,
 }
 
 impl Home {
@@ -109,6 +113,7 @@ impl Home {
             cached: AtomicBool::new(false),
             damaged: AtomicU64::new(0),
             later: Later::default(),
+            has_floor: OnceLock::new(),
         };
         home.sweep()?;
         Ok(home)
@@ -208,6 +213,26 @@ impl Home {
         Ok(folder.join(format!("{kind}{}", self.counter.fetch_add(1, Ordering::Relaxed))))
     }
 
+    /// Returns such a path for what is to be removed.
+    ///
+    /// In a folder of its own: the kernel holds the folder from which it removes another one until the disk has freed that,
+    /// and work goes on in the session's.
+    fn trash(&self) -> Result<PathBuf, FileError> {
+        let trash = self.session_folder()?.join("trash");
+        let mut session = self.session();
+        if let Some(session) = session.as_mut().filter(|session| !session.has_trash) {
+            fs::create_dir(&trash).during("create the folder", &trash)?;
+            session.has_trash = true;
+        }
+        Ok(trash.join(self.counter.fetch_add(1, Ordering::Relaxed).to_string()))
+    }
+
+    /// Moves a folder out of sight at once, and returns where it is now, if it was there.
+    pub(crate) fn put_aside(&self, path: &Path) -> Result<Option<PathBuf>, FileError> {
+        let trash = self.trash()?;
+        Ok(found(fs::rename(path, &trash)).during("remove", path)?.map(|()| trash))
+    }
+
     /// Writes a small file that is there whole or not at all; with `durable`, also after a crash of the machine.
     pub(crate) fn write_file(&self, path: &Path, bytes: &[u8], durable: bool) -> Result<(), FileError> {
         self.stream_file(path, durable, |file| io::Write::write_all(file, bytes).during("write", path))
@@ -239,8 +264,7 @@ impl Home {
 
     /// Moves a file or folder out of sight at once, and then removes it.
     pub(crate) fn discard(&self, path: &Path) -> Result<(), FileError> {
-        let trash = self.temporary('t')?;
-        if found(fs::rename(path, &trash)).during("remove", path)?.is_some() {
+        if let Some(trash) = self.put_aside(path)? {
             remove_tree(&trash).during("remove", path)?;
         }
         Ok(())
@@ -248,9 +272,8 @@ impl Home {
 
     /// Moves a folder out of sight at once, and removes it beside the caller's work.
     pub(crate) fn discard_later(self: &Arc<Self>, path: &Path) -> Result<(), FileError> {
-        let trash = self.temporary('t')?;
-        if found(fs::rename(path, &trash)).during("remove", path)?.is_some() {
-            self.later.submit(Job::Remove { home: self.clone(), path: trash });
+        if let Some(path) = self.put_aside(path)? {
+            self.later.submit(Job::Remove { home: self.clone(), path });
         }
         Ok(())
     }
@@ -315,7 +338,7 @@ impl Home {
             }
             let path = folder.join("lock");
             let lock = lock(&path, FlockOperation::LockExclusive)?;
-            return Ok(Session { folder, _lock: lock });
+            return Ok(Session { folder, _lock: lock, has_trash: false });
         }
         unreachable!("2^64 sessions of one process")
     }
@@ -342,7 +365,7 @@ impl Home {
                     *session = Some(self.give_birth()?);
                 }
                 drop(session);
-                let trash = self.temporary('t')?;
+                let trash = self.trash()?;
                 if fs::rename(&folder, &trash).is_ok() {
                     dead.push(trash);
                 }

@@ -1,4 +1,9 @@
 //! [`Snapshots`]: layers unpacked to folders that overlayfs stacks, and writable ones on top.
+//!
+//! A layer has a folder of its own, but for two kinds. One that holds nothing has none, so that steps which change nothing
+//! do not make the stack higher. And when a stack gets high, a new folder takes in those below it that are small
+//! ([`layer::fold`]): a stack of any number of layers is as fast to mount and to look into as one of a few, and no higher
+//! than the kernel allows.
 
 use std::fs;
 use std::io;
@@ -16,10 +21,15 @@ use crate::file_error::{During, found};
 use crate::session::{Home, Unfinished};
 use crate::{BlobError, Blobs, FileError};
 
+mod floor;
 mod unpack;
 
-/// How many layers overlayfs stacks (`OVL_MAX_STACK`).
-const MAX_LAYERS: usize = 500;
+/// How many folders are stacked without a thought. What each costs a step is a few microseconds then.
+const ENOUGH: usize = 24;
+/// How many are stacked at most, if those in the way are large; overlayfs takes 500 (`OVL_MAX_STACK`).
+const MOST: usize = 256;
+/// A folder with more files than this is taken in only if there is no other way.
+const LARGE: usize = 20_000;
 
 /// The snapshots of a store.
 #[derive(Clone, Debug)]
@@ -73,8 +83,8 @@ pub enum SnapshotError {
     Apply { blob: Digest, source: layer::ApplyError },
     #[error("snapshot {parent}, on which layer {diff_id} stands, cannot be read")]
     Parent { parent: ChainId, diff_id: DiffId, source: TreeError },
-    #[error("the image has {layers} layers, more than the {MAX_LAYERS} that can be stacked")]
-    TooManyLayers { layers: usize },
+    #[error("{folders} layers are more than can be stacked, and they cannot be put together")]
+    TooHigh { folders: usize, source: io::Error },
     #[error("unpacking was stopped")]
     Stopped,
     #[error(transparent)]
@@ -104,8 +114,13 @@ impl Snapshot {
 #[derive(Debug, Serialize, Deserialize)]
 struct Meta {
     chain: ChainId,
-    diff_id: DiffId,
+    /// The layers that it holds, lowest first: its own, on top of those that its folder took in.
+    layers: Vec<DiffId>,
+    /// What it stands on.
     parent: Option<ChainId>,
+    /// Whether it holds nothing, and so has no folder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    hollow: bool,
     /// The files are not synced to the disk, so they are good only until the machine stops.
     boot_id: String,
 }
@@ -130,48 +145,66 @@ impl Snapshots {
         events: &(dyn Fn(UnpackEvent<'_>) + Sync),
         stopped: &(dyn Fn() -> bool + Sync),
     ) -> Result<Snapshot, SnapshotError> {
-        if layers.len() > MAX_LAYERS {
-            return Err(SnapshotError::TooManyLayers { layers: layers.len() });
-        }
         let _unfinished = self.home.begin();
         let mut chains: Vec<ChainId> = Vec::with_capacity(layers.len());
+        for (diff_id, _) in layers {
+            chains.push(chains.last().map_or_else(|| ChainId::base(diff_id), |parent| parent.then(diff_id)));
+        }
+        // The highest stack that is here; those below it need not be.
+        let mut snapshot = Snapshot::empty();
+        let mut here = layers.len();
+        while here > 0 {
+            match self.walk(&chains[here - 1])? {
+                Ok(known) => {
+                    snapshot = known;
+                    break;
+                }
+                Err(missing) => {
+                    here = chains[..here - 1].iter().position(|chain| *chain == missing).unwrap_or(here - 1)
+                }
+            }
+        }
         let mut missing = Vec::new();
-        for (index, (diff_id, blob)) in layers.iter().enumerate() {
-            let chain = chains.last().map_or_else(|| ChainId::base(diff_id), |parent| parent.then(diff_id));
-            if self.meta(&chain)?.is_none() {
+        for (index, (diff_id, blob)) in layers.iter().enumerate().skip(here) {
+            if self.meta(&chains[index])?.is_none() {
                 missing.push((index, diff_id, blob));
             }
-            chains.push(chain);
         }
         let unpacking = unpack::Unpacking { home: &self.home, blobs: &self.blobs, events, stopped };
-        let mut snapshot = Snapshot::empty();
-        let mut at = 0;
-        // A broken layer is reported only after those below it are in place, which need not be unpacked again.
-        for (unpacked, (index, diff_id, _)) in unpacking.all(&missing).into_iter().zip(&missing) {
-            for chain in &chains[at..*index] {
-                snapshot = self.stack(&snapshot, chain);
+        let mut unpacked = unpacking.all(&missing).into_iter().zip(&missing).peekable();
+        for (index, (diff_id, _)) in layers.iter().enumerate().skip(here) {
+            if unpacked.peek().is_some_and(|(_, (missing, ..))| *missing == index)
+                && let Some((unpacked, _)) = unpacked.next()
+            {
+                // A broken layer is reported only after those below it are in place, which need not be unpacked again.
+                let unpacked = unpacked?;
+                unpacked.complete(&snapshot, diff_id)?;
+                snapshot = self.put(unpacked.folder(), &snapshot, diff_id, unpacked.is_hollow())?;
+            } else {
+                let there = self.there(&snapshot, diff_id)?;
+                snapshot = there.ok_or_else(|| self.gone(&chains[index]))?;
             }
-            let unpacked = unpacked?;
-            unpacked.complete(&snapshot, diff_id)?;
-            snapshot = self.put(unpacked.folder(), &snapshot, diff_id)?;
-            at = index + 1;
-        }
-        for chain in &chains[at..] {
-            snapshot = self.stack(&snapshot, chain);
         }
         Ok(snapshot)
     }
 
     /// Returns a snapshot that is already there.
     pub fn get(&self, chain: &ChainId) -> Result<Option<Snapshot>, SnapshotError> {
+        Ok(self.walk(chain)?.ok())
+    }
+
+    /// Does the same, or gives the first one on the way down that is missing.
+    fn walk(&self, chain: &ChainId) -> Result<Result<Snapshot, ChainId>, FileError> {
         let mut dirs = Vec::new();
         let mut next = Some(chain.clone());
         while let Some(chain) = next {
-            let Some(meta) = self.meta(&chain)? else { return Ok(None) };
-            dirs.push(self.files(&chain));
+            let Some(meta) = self.meta(&chain)? else { return Ok(Err(chain)) };
+            if !meta.hollow {
+                dirs.push(self.files(&chain));
+            }
             next = meta.parent;
         }
-        Ok(Some(Snapshot { chain: Some(chain.clone()), dirs }))
+        Ok(Ok(Snapshot { chain: Some(chain.clone()), dirs }))
     }
 
     /// Returns what a snapshot stands on, when its own folder is good.
@@ -186,8 +219,8 @@ impl Snapshots {
         // `PID-N/aM` as one word.
         let names: Vec<_> = folder.iter().rev().take(2).map(|name| name.to_string_lossy().into_owned()).collect();
         let id = names.into_iter().rev().collect::<Vec<_>>().join("-");
-        let (home, parent) = (self.home.clone(), parent.clone());
-        let active = Active { home, id, folder, parent, committed: false, _unfinished: unfinished };
+        let (snapshots, parent) = (self.clone(), parent.clone());
+        let active = Active { snapshots, id, folder, parent, committed: false, _unfinished: unfinished };
         make_folder(&active.folder, 0o700)?;
         make_folder(&active.upper(), 0o755)?;
         make_folder(&active.work(), 0o755)?;
@@ -197,15 +230,44 @@ impl Snapshots {
         Ok(active)
     }
 
-    /// Puts a finished folder (`fs` in it) into its place on top of a snapshot.
-    fn put(&self, folder: &Path, parent: &Snapshot, diff_id: &DiffId) -> Result<Snapshot, SnapshotError> {
-        put(&self.home, folder, parent, diff_id)?;
-        Ok(self.stack(parent, &parent.then(diff_id)))
+    /// Puts a finished folder (`fs` in it, unless it is hollow) into its place on top of a snapshot.
+    fn put(&self, folder: &Path, parent: &Snapshot, diff_id: &DiffId, hollow: bool) -> Result<Snapshot, SnapshotError> {
+        let chain = parent.then(diff_id);
+        let (mut layers, mut below, mut dirs) = (vec![diff_id.clone()], parent.chain.clone(), parent.dirs.as_slice());
+        if !hollow {
+            let taken_in = take_in(&folder.join("fs"), dirs)?;
+            dirs = &dirs[taken_in..];
+            let mut left = taken_in;
+            while left > 0 {
+                let meta = below.as_ref().map(|chain| self.meta(chain)).transpose()?.flatten();
+                // Nobody removes what this process has pinned.
+                let Some(meta) = meta else { return Err(self.gone(&chain)) };
+                left -= usize::from(!meta.hollow);
+                layers.splice(0..0, meta.layers);
+                below = meta.parent;
+            }
+        }
+        let meta = Meta { chain: chain.clone(), layers, parent: below, hollow, boot_id: boot_id().to_owned() };
+        place(&self.home, folder, &meta)?;
+        let own = (!hollow).then(|| self.files(&chain));
+        Ok(Snapshot { chain: Some(chain), dirs: own.into_iter().chain(dirs.iter().cloned()).collect() })
     }
 
-    fn stack(&self, parent: &Snapshot, chain: &ChainId) -> Snapshot {
-        let dirs = [self.files(chain)].into_iter().chain(parent.dirs.iter().cloned()).collect();
-        Snapshot { chain: Some(chain.clone()), dirs }
+    /// Returns the snapshot with one more layer, if it is there already.
+    fn there(&self, parent: &Snapshot, diff_id: &DiffId) -> Result<Option<Snapshot>, SnapshotError> {
+        let chain = parent.then(diff_id);
+        let Some(meta) = self.meta(&chain)? else { return Ok(None) };
+        if meta.parent != parent.chain {
+            // It took in others.
+            return self.get(&chain);
+        }
+        let own = (!meta.hollow).then(|| self.files(&chain));
+        Ok(Some(Snapshot { chain: Some(chain), dirs: own.into_iter().chain(parent.dirs.iter().cloned()).collect() }))
+    }
+
+    fn gone(&self, chain: &ChainId) -> SnapshotError {
+        let source = io::Error::from(io::ErrorKind::NotFound);
+        FileError::new("read", &self.home.layout().snapshot(chain), source).into()
     }
 
     fn files(&self, chain: &ChainId) -> PathBuf {
@@ -230,40 +292,71 @@ fn peek_meta(home: &Home, chain: &ChainId) -> Result<Option<Meta>, FileError> {
     let meta: Option<Meta> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     Ok(meta.filter(|meta| {
         let parent = meta.parent.as_ref();
-        let true_chain = parent.map_or_else(|| ChainId::base(&meta.diff_id), |parent| parent.then(&meta.diff_id));
-        meta.chain == *chain && true_chain == *chain && meta.boot_id == boot_id()
+        let then = |below: Option<ChainId>, layer: &DiffId| match below {
+            Some(below) => Some(below.then(layer)),
+            None => Some(ChainId::base(layer)),
+        };
+        let true_chain = meta.layers.iter().fold(parent.cloned(), then);
+        meta.chain == *chain && true_chain.as_ref() == Some(chain) && meta.boot_id == boot_id()
     }))
 }
 
-/// Makes a committed snapshot of a folder that holds `fs`, unless another process was faster.
-fn put(home: &Home, folder: &Path, parent: &Snapshot, diff_id: &DiffId) -> Result<(), FileError> {
-    let chain = parent.then(diff_id);
+/// Lets a new folder take in those of `below`, topmost first, that are worth it; gives how many.
+///
+/// As long as there are only a few, none. Then those that are not much larger than what is on top of them: a file is linked
+/// again only when the folder that it is in has grown by half, so that all this costs a step the same, in the end, however
+/// many come before it.
+fn take_in(files: &Path, below: &[PathBuf]) -> Result<usize, SnapshotError> {
+    if below.len() < ENOUGH {
+        return Ok(0);
+    }
+    let must = if below.len() < MOST { 0 } else { below.len() - MOST / 2 };
+    let count = |folder: &Path, most| layer::count(folder, most).during("read", folder);
+    let mut weight = count(files, LARGE)?;
+    let mut taken = 0;
+    while let Some(folder) = below.get(taken) {
+        let most = weight.map_or(0, |weight| (2 * weight).min(LARGE));
+        let here = count(folder, most)?;
+        if here.is_none() && taken >= must {
+            break;
+        }
+        weight = weight.zip(here).map(|(weight, here)| weight + here);
+        taken += 1;
+    }
+    match layer::fold(files, &below[..taken]) {
+        Ok(()) => Ok(taken),
+        // What cannot be put together stays stacked. It shows the same.
+        Err(_) if must == 0 => Ok(0),
+        Err(source) => Err(SnapshotError::TooHigh { folders: below.len() + 1, source }),
+    }
+}
+
+/// Moves the folder of a snapshot to its place, unless another process was faster.
+fn place(home: &Home, folder: &Path, meta_here: &Meta) -> Result<(), FileError> {
+    let chain = &meta_here.chain;
     home.pin(&chain.0)?;
-    let place = home.layout().snapshot(&chain);
-    let meta_here = Meta {
-        chain: chain.clone(),
-        diff_id: diff_id.clone(),
-        parent: parent.chain.clone(),
-        boot_id: boot_id().to_owned(),
-    };
-    let bytes = serde_json::to_vec(&meta_here).expect("text keys only");
-    home.write_file(&folder.join("meta.json"), &bytes, false)?;
+    let place = home.layout().snapshot(chain);
+    let bytes = serde_json::to_vec(meta_here).expect("text keys only");
+    let path = folder.join("meta.json");
+    // Nobody sees it before the folder is in its place.
+    fs::File::create(&path).and_then(|mut file| io::Write::write_all(&mut file, &bytes)).during("write", &path)?;
     if fs::rename(folder, &place).is_ok() {
         return Ok(());
     }
     // Something is in its place. Under the lock, so that nobody takes away what another has just put there.
     let replacing = home.hold("snapshots")?;
-    if meta(home, &chain)?.is_some() {
+    if meta(home, chain)?.is_some() {
         return remove_tree(folder).during("remove", folder);
     }
-    let stale = home.temporary('t')?;
-    found(fs::rename(&place, &stale)).during("remove", &place)?;
+    let stale = home.put_aside(&place)?;
     let placed = fs::rename(folder, &place).during("create", &place);
     drop(replacing);
-    remove_tree(&stale).during("remove", &stale)?;
+    if let Some(stale) = stale {
+        remove_tree(&stale).during("remove", &stale)?;
+    }
     match placed {
         // For a moment the place was free, and another took it without needing the lock.
-        Err(_) if meta(home, &chain)?.is_some() => remove_tree(folder).during("remove", folder),
+        Err(_) if meta(home, chain)?.is_some() => remove_tree(folder).during("remove", folder),
         other => other,
     }
 }
@@ -274,7 +367,7 @@ fn put(home: &Home, folder: &Path, parent: &Snapshot, diff_id: &DiffId) -> Resul
 /// that a crash leaves no mount.
 #[derive(Debug)]
 pub struct Active {
-    home: Arc<Home>,
+    snapshots: Snapshots,
     id: String,
     folder: PathBuf,
     parent: Snapshot,
@@ -298,9 +391,13 @@ impl Active {
         self.folder.join("work")
     }
 
-    /// Returns the folders below, topmost first; at least one, because overlayfs needs one.
-    pub fn lower(&self) -> Vec<PathBuf> {
-        if self.parent.dirs.is_empty() { vec![self.home.layout().empty()] } else { self.parent.dirs.clone() }
+    /// Returns the folders below, topmost first. The lowest is not the parent's: there a container finds what it mounts
+    /// `/proc`, `/etc/hosts` and the like on, if the image has no such folders and files.
+    pub fn lower(&self) -> Result<Vec<PathBuf>, FileError> {
+        let floor = self.snapshots.floor()?;
+        // A shell may stand on what a step stood on, with the floor.
+        let dirs = self.parent.dirs.iter().filter(|dir| **dir != floor).cloned();
+        Ok(dirs.chain([floor.clone()]).collect())
     }
 
     /// Returns a folder that goes when this goes, for files that are to be mounted into it.
@@ -317,18 +414,26 @@ impl Active {
 
     /// Makes a committed snapshot of it: the parent with one more layer. The overlay must not be mounted any
     /// more, and the layer's tar must be in the store, so that the snapshot can be made again from it.
-    pub fn commit(mut self, diff_id: &DiffId) -> Result<Snapshot, SnapshotError> {
-        for name in ["work", "scratch"] {
-            self.home.discard_later(&self.folder.join(name))?;
-        }
-        let files = self.folder.join("fs");
-        fs::rename(self.upper(), &files).during("create", &files)?;
-        put(&self.home, &self.folder, &self.parent, diff_id)?;
+    ///
+    /// A layer that is `hollow` has nothing in its tar: what its folder holds is the same as below.
+    pub fn commit(mut self, diff_id: &DiffId, hollow: bool) -> Result<Snapshot, SnapshotError> {
         self.committed = true;
-        let chain = self.parent.then(diff_id);
-        let files = self.home.layout().snapshot(&chain).join("fs");
-        let dirs = [files].into_iter().chain(self.parent.dirs.iter().cloned()).collect();
-        Ok(Snapshot { chain: Some(chain), dirs })
+        let home = self.snapshots.home.clone();
+        if let Some(there) = self.snapshots.there(&self.parent, diff_id)? {
+            home.discard_later(&self.folder)?;
+            return Ok(there);
+        }
+        let rubbish = if hollow { &["work", "scratch", "upper"][..] } else { &["work", "scratch"] };
+        for name in rubbish {
+            home.discard_later(&self.folder.join(name))?;
+        }
+        if !hollow {
+            let files = self.folder.join("fs");
+            fs::rename(self.upper(), &files).during("create", &files)?;
+        }
+        let snapshot = self.snapshots.put(&self.folder, &self.parent, diff_id, hollow);
+        self.committed = snapshot.is_ok();
+        snapshot
     }
 }
 

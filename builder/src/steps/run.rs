@@ -46,7 +46,7 @@ pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, 
     };
     let step = ExecStep {
         id: bench.id,
-        rootfs: Overlay { lower: active.lower(), upper: active.upper(), work: active.work() },
+        rootfs: Overlay { lower: active.lower().map_err(Fault::from)?, upper: active.upper(), work: active.work() },
         argv: operation.argv.clone(),
         env: environment(operation, &prepared.env, &user, bench),
         cwd: operation.cwd.clone(),
@@ -83,7 +83,7 @@ pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, 
     drop(prepared);
     let mut sink = LayerSink::new(store.blobs(), &bench.workshop.cancel);
     let options = PackOptions { clamp_mtime: bench.workshop.epoch, ..PackOptions::default() };
-    layer::write_diff(&active.upper(), &tree, &mut sink, &options)?;
+    let hollow = layer::write_diff(&active.upper(), &tree, &mut sink, &options)? == 0;
     let (digest, size) = sink.commit_later()?;
     if let Some(epoch) = bench.workshop.epoch {
         // Later steps see the times that the layer has, not those of this very run.
@@ -94,7 +94,7 @@ pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, 
     let (diff_id, mark) = (oci::DiffId(digest.clone()), digest);
     let record = Record { diff_id, size, mark, created, step: bench.name.to_owned() };
     let layers = Layers::then(base, &record);
-    layers.set_snapshot(active.commit(&record.diff_id)?);
+    layers.set_snapshot(active.commit(&record.diff_id, hollow)?);
     keys.keep(base, &record, bench)?;
     Ok(Made { layers, cached: false })
 }

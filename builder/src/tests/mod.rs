@@ -124,8 +124,10 @@ impl World {
         let mut found = Vec::new();
         let staging = self.store.home().join("staging");
         for session in std::fs::read_dir(staging).into_iter().flatten().flatten() {
-            let files = std::fs::read_dir(session.path()).into_iter().flatten().flatten();
-            found.extend(files.map(|file| file.path()).filter(|path| !path.ends_with("lock")));
+            for folder in [session.path(), session.path().join("trash")] {
+                let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+                found.extend(files.filter(|path| !path.ends_with("lock") && !path.ends_with("trash")));
+            }
         }
         found
     }

@@ -23,7 +23,7 @@ fn put_image(store: &Store, tar: &[u8]) -> (Descriptor, DiffId) {
     store.blobs().put(&zipped).expect("put");
     store.layers().record(&diff_id, &Descriptor::of(media_type::OCI_LAYER_GZIP, &zipped)).expect("recorded");
     let active = store.snapshots().begin(&crate::Snapshot::empty()).expect("begun");
-    active.commit(&diff_id).expect("committed");
+    active.commit(&diff_id, false).expect("committed");
     let rootfs = RootFs { diff_ids: vec![diff_id.clone()], ..RootFs::default() };
     let config = put_json(store, media_type::OCI_CONFIG, &ImageConfig { rootfs, ..ImageConfig::default() });
     let layer = Descriptor::of(media_type::OCI_LAYER, tar);

@@ -1,6 +1,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::Ordering;
 
+use layer::Follow;
+
 use super::*;
 use crate::{Store, atomic_file};
 
@@ -15,12 +17,89 @@ fn diff_id(text: &str) -> DiffId {
 }
 
 #[test]
-fn more_layers_than_can_be_stacked_are_refused_before_any_is_unpacked() {
+fn a_stack_of_many_layers_stays_low_and_shows_all_of_them() {
     let (_folder, store) = store();
-    let layer = Descriptor::of(oci::media_type::OCI_LAYER, b"not in the store");
-    let layers = vec![(diff_id("x"), layer); 501];
-    let error = store.snapshots().ensure(&layers, &|event| panic!("{event:?}")).expect_err("refused");
-    assert!(matches!(error, SnapshotError::TooManyLayers { layers: 501 }), "{error}");
+    let snapshots = store.snapshots();
+    let mut snapshot = Snapshot::empty();
+    for number in 0..120 {
+        let active = snapshots.begin(&snapshot).expect("begun");
+        let folder = active.upper().join((number % 7).to_string());
+        fs::create_dir(&folder).expect("made");
+        atomic_file::write(&folder.join(number.to_string()), b"").expect("written");
+        snapshot = active.commit(&diff_id(&number.to_string()), false).expect("committed");
+        assert!(snapshot.dirs.len() <= ENOUGH + 4, "{number}: {}", snapshot.dirs.len());
+    }
+    let shows_all = |snapshot: &Snapshot| {
+        let tree = snapshot.tree().expect("readable");
+        let there = |number: u32| tree.lookup(format!("{}/{number}", number % 7), Follow::No).expect("read").is_some();
+        (0..120).all(there)
+    };
+    assert!(shows_all(&snapshot));
+    let chain = snapshot.chain.clone().expect("not empty");
+    let again = Store::open(store.home()).expect("opened").snapshots().get(&chain).expect("read");
+    assert_eq!(again.as_ref(), Some(&snapshot));
+    // All of them are there, but those that the topmost stands on suffice.
+    let layers =
+        |count: usize| (0..count).map(|number| (diff_id(&number.to_string()), not_there())).collect::<Vec<_>>();
+    let quiet = |event: UnpackEvent<'_>| panic!("{event:?}");
+    assert_eq!(snapshots.ensure(&layers(120), &quiet).expect("there"), snapshot);
+    for (number, name) in crate::blobs::names(&store.layout().snapshots()).expect("listed").iter().enumerate() {
+        let path = store.layout().snapshots().join(name);
+        if number % 2 == 0 && !snapshot.dirs.contains(&path.join("fs")) {
+            fs::remove_dir_all(path).expect("removed");
+        }
+    }
+    assert_eq!(snapshots.ensure(&layers(120), &quiet).expect("there"), snapshot);
+}
+
+/// Describes a blob that nobody can read.
+fn not_there() -> Descriptor {
+    Descriptor::of(oci::media_type::OCI_LAYER, b"not in the store")
+}
+
+#[test]
+fn large_folders_are_taken_in_only_when_the_stack_would_get_too_high() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let make = |name: String, files: usize| {
+        let path = folder.path().join(name);
+        fs::create_dir(&path).expect("made");
+        for number in 0..files {
+            fs::File::create(path.join(format!("{files}-{number}"))).expect("made");
+        }
+        path
+    };
+    let below: Vec<_> = (0..MOST).map(|number| make(number.to_string(), if number < 3 { 1 } else { 100 })).collect();
+    assert_eq!(take_in(&make("few".into(), 1), &below[..ENOUGH - 1]).expect("counted"), 0, "a few are no matter");
+    assert_eq!(take_in(&make("small".into(), 1), &below[..ENOUGH]).expect("folded"), 3);
+    assert_eq!(take_in(&make("high".into(), 2), &below).expect("folded"), MOST / 2);
+    assert_eq!(take_in(&make("large".into(), 60), &below[..ENOUGH]).expect("folded"), ENOUGH);
+}
+
+#[test]
+fn a_layer_that_holds_nothing_has_no_folder() {
+    let (_folder, store) = store();
+    let snapshots = store.snapshots();
+    let base = snapshots.begin(&Snapshot::empty()).expect("begun").commit(&diff_id("1"), false).expect("committed");
+    let active = snapshots.begin(&base).expect("begun");
+    // Copied up, and not changed.
+    fs::create_dir(active.upper().join("etc")).expect("made");
+    let hollow = active.commit(&diff_id("2"), true).expect("committed");
+    assert_eq!(hollow.dirs, base.dirs);
+    assert_eq!(hollow.chain, base.chain.map(|chain| chain.then(&diff_id("2"))));
+    let top = snapshots.begin(&hollow).expect("begun").commit(&diff_id("3"), false).expect("committed");
+    assert_eq!(top.dirs[1..], base.dirs);
+    for snapshot in [&hollow, &top] {
+        let chain = snapshot.chain.as_ref().expect("not empty");
+        assert_eq!(snapshots.get(chain).expect("read").as_ref(), Some(snapshot));
+    }
+    let again = snapshots.begin(&base_of(&hollow, &snapshots)).expect("begun").commit(&diff_id("2"), true);
+    assert_eq!(again.expect("there"), hollow);
+}
+
+/// Returns what a snapshot stands on.
+fn base_of(snapshot: &Snapshot, snapshots: &Snapshots) -> Snapshot {
+    let below = snapshots.below(snapshot.chain.as_ref().expect("not empty")).expect("read").flatten();
+    snapshots.get(&below.expect("stands on one")).expect("read").expect("there")
 }
 
 #[test]
@@ -28,19 +107,19 @@ fn an_active_snapshot_is_committed_or_gone() {
     let (_folder, store) = store();
     let snapshots = store.snapshots();
     let active = snapshots.begin(&Snapshot::empty()).expect("begun");
-    assert_eq!(active.lower(), [store.layout().empty()]);
+    assert_eq!(active.lower().expect("made"), [store.layout().floor()]);
     fs::set_permissions(active.upper(), fs::Permissions::from_mode(0o700)).expect("changed");
     atomic_file::write(&active.upper().join("a"), b"one").expect("written");
     fs::create_dir(active.work().join("work")).expect("made");
     fs::set_permissions(active.work().join("work"), fs::Permissions::from_mode(0o0)).expect("closed");
-    let base = active.commit(&diff_id("1")).expect("committed");
+    let base = active.commit(&diff_id("1"), false).expect("committed");
     assert_eq!(base.chain, Some(ChainId::base(&diff_id("1"))));
     assert_eq!(fs::read(base.dirs[0].join("a")).expect("read"), b"one");
 
     let active = snapshots.begin(&base).expect("begun");
-    assert_eq!(active.lower(), base.dirs);
+    assert_eq!(active.lower().expect("made"), [base.dirs[0].clone(), store.layout().floor()]);
     assert_eq!(fs::metadata(active.upper()).expect("there").permissions().mode() & 0o7777, 0o700, "as below");
-    let two = active.commit(&diff_id("2")).expect("committed");
+    let two = active.commit(&diff_id("2"), false).expect("committed");
     assert_eq!(two.dirs.len(), 2);
     assert_eq!(two.dirs[1], base.dirs[0]);
     let chain = two.chain.clone().expect("not empty");
@@ -63,8 +142,8 @@ fn of_two_equal_snapshots_the_first_stays() {
     let (one, two) =
         (snapshots.begin(&Snapshot::empty()).expect("begun"), snapshots.begin(&Snapshot::empty()).expect("begun"));
     atomic_file::write(&one.upper().join("a"), b"one").expect("written");
-    let first = one.commit(&diff_id("1")).expect("committed");
-    assert_eq!(two.commit(&diff_id("1")).expect("committed"), first);
+    let first = one.commit(&diff_id("1"), false).expect("committed");
+    assert_eq!(two.commit(&diff_id("1"), false).expect("committed"), first);
     assert!(first.dirs[0].join("a").exists());
 }
 
@@ -72,8 +151,8 @@ fn of_two_equal_snapshots_the_first_stays() {
 fn a_snapshot_of_another_boot_or_a_damaged_one_counts_as_none() {
     let (_folder, store) = store();
     let snapshots = store.snapshots();
-    let base = snapshots.begin(&Snapshot::empty()).expect("begun").commit(&diff_id("1")).expect("committed");
-    let two = snapshots.begin(&base).expect("begun").commit(&diff_id("2")).expect("committed");
+    let base = snapshots.begin(&Snapshot::empty()).expect("begun").commit(&diff_id("1"), false).expect("committed");
+    let two = snapshots.begin(&base).expect("begun").commit(&diff_id("2"), false).expect("committed");
     let (low, high) = (base.chain.expect("not empty"), two.chain.expect("not empty"));
     let path = store.layout().snapshot(&low).join("meta.json");
     let whole = fs::read_to_string(&path).expect("read");
@@ -83,7 +162,7 @@ fn a_snapshot_of_another_boot_or_a_damaged_one_counts_as_none() {
         assert_eq!(snapshots.get(&high).expect("nothing to stand on"), None);
     }
     atomic_file::write(&base.dirs[0].join("torn"), b"").expect("written");
-    let again = snapshots.begin(&Snapshot::empty()).expect("begun").commit(&diff_id("1")).expect("replaced");
+    let again = snapshots.begin(&Snapshot::empty()).expect("begun").commit(&diff_id("1"), false).expect("replaced");
     assert!(!again.dirs[0].join("torn").exists());
     assert!(snapshots.get(&high).expect("whole again").is_some());
     // One that speaks of another chain.
@@ -97,7 +176,7 @@ mod unpacking {
     use std::sync::Mutex;
 
     use layer::tar::Writer;
-    use layer::{Compression, Encoder, Entry, EntryKind, Follow, Timestamp};
+    use layer::{Compression, Encoder, Entry, EntryKind, Timestamp};
     use oci::media_type;
 
     use super::*;
@@ -146,9 +225,13 @@ mod unpacking {
 
     fn leftovers(store: &Store) -> usize {
         let staging = store.layout().staging();
-        let sessions = crate::blobs::names(&staging).expect("listed");
-        let sessions = sessions.iter().flat_map(|name| crate::blobs::names(&staging.join(name)).expect("listed"));
-        sessions.filter(|name| name != "lock").count()
+        let listed = |path: &Path| crate::blobs::names(path).expect("listed");
+        let in_session = |name: &String| {
+            let session = staging.join(name);
+            let own = listed(&session).into_iter().filter(|name| !["lock", "trash"].contains(&name.as_str()));
+            own.count() + listed(&session.join("trash")).len()
+        };
+        listed(&staging).iter().map(in_session).sum()
     }
 
     fn three_layers(store: &Store) -> Vec<(DiffId, Descriptor)> {
@@ -161,6 +244,29 @@ mod unpacking {
             put(store, &tar(&middle), Compression::None),
             put(store, &tar(&high), Compression::Zstd),
         ]
+    }
+
+    #[test]
+    fn more_layers_than_the_kernel_stacks_are_unpacked_to_a_low_stack() {
+        if !is_root() {
+            return;
+        }
+        let (_folder, store) = store();
+        let mut layers = Vec::new();
+        for number in 0..510 {
+            layers.push(match number % 3 {
+                0 => put(&store, &tar(&[file(&format!("a/{number}"), b"x")]), Compression::None),
+                1 => put(&store, &tar(&[whiteout(&format!("a/{}", number - 1))]), Compression::None),
+                _ => put(&store, &tar(&[]), Compression::None),
+            });
+        }
+        let snapshot = store.snapshots().ensure(&layers, &|_| ()).expect("unpacked");
+        assert!(snapshot.dirs.len() <= ENOUGH + 4, "{}", snapshot.dirs.len());
+        let tree = snapshot.tree().expect("readable");
+        let folder = tree.lookup("a", Follow::No).expect("read").expect("there");
+        assert!(tree.read_dir(&folder).expect("listed").is_empty());
+        assert_eq!(store.snapshots().ensure(&layers, &|event| panic!("{event:?}")).expect("there"), snapshot);
+        assert_eq!(leftovers(&store), 0);
     }
 
     #[test]
@@ -284,7 +390,8 @@ mod unpacking {
         fs::create_dir(&merged).expect("made");
         let snapshot = store.snapshots().ensure(&three_layers(&store), &|_| ()).expect("unpacked");
         let active = store.snapshots().begin(&snapshot).expect("begun");
-        let lower: Vec<_> = active.lower().iter().map(|dir| dir.to_str().expect("UTF-8").to_owned()).collect();
+        let lower: Vec<_> =
+            active.lower().expect("made").iter().map(|dir| dir.to_str().expect("UTF-8").to_owned()).collect();
         let (upper, work) = (active.upper(), active.work());
         let options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
         let run = || {
@@ -298,7 +405,7 @@ mod unpacking {
                 names.sort_unstable();
                 names
             };
-            assert_eq!(listed(""), ["big", "etc", "new"]);
+            assert_eq!(listed(""), ["big", "dev", "etc", "new", "proc", "sys"]);
             assert_eq!(listed("etc"), [""; 0], "opaque");
             let root = fs::metadata(&merged).expect("there");
             assert_eq!((root.mode() & 0o7777, root.uid()), (0o711, 7));
@@ -307,7 +414,7 @@ mod unpacking {
             unmount(&merged, UnmountFlags::empty()).expect("unmounted");
         };
         std::thread::scope(|scope| scope.spawn(run).join().expect("no panic"));
-        let tree = active.commit(&diff_id("run")).expect("committed").tree().expect("readable");
+        let tree = active.commit(&diff_id("run"), false).expect("committed").tree().expect("readable");
         assert!(tree.lookup("big", Follow::No).expect("read").is_none());
         let made = tree.read_small("etc/made", 100).expect("read");
         assert_eq!(made.as_deref(), Some(b"in the container".as_slice()));

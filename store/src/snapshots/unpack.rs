@@ -43,6 +43,8 @@ pub(super) struct Unpacked {
     folder: PathBuf,
     /// Folders of which the tar said nothing, the root perhaps among them.
     implied: Vec<Vec<u8>>,
+    /// Whether nothing was in the tar.
+    hollow: bool,
 }
 
 impl Drop for Unpacked {
@@ -96,7 +98,7 @@ impl Unpacking<'_> {
         let digest = &descriptor.digest;
         let (blob, total) = self.blobs.stream(digest)?;
         (self.events)(UnpackEvent::Started { diff_id, total });
-        let unpacked = Unpacked { folder: self.home.temporary('l')?, implied: Vec::new() };
+        let unpacked = Unpacked { folder: self.home.temporary('l')?, implied: Vec::new(), hollow: false };
         make_folder(&unpacked.folder, 0o700)?;
         let files = unpacked.files();
         make_folder(&files, 0o755)?;
@@ -112,6 +114,9 @@ impl Unpacking<'_> {
             self.blobs.verify(digest)?;
             Err(error)
         })?;
+        if unpacked.hollow {
+            std::fs::remove_dir(&files).during("remove", &files)?;
+        }
         (self.events)(UnpackEvent::Finished { diff_id });
         Ok(unpacked)
     }
@@ -140,6 +145,7 @@ impl Unpacking<'_> {
             return Err(SnapshotError::DiffIdMismatch { blob: blob.clone(), expected: diff_id.clone(), actual });
         }
         unpacked.implied = applied.implied;
+        unpacked.hollow = applied.entries == 0;
         if !applied.root {
             unpacked.implied.insert(0, Vec::new());
         }
@@ -177,15 +183,23 @@ impl Unpacked {
         &self.folder
     }
 
+    /// Whether the layer holds nothing.
+    pub(super) fn is_hollow(&self) -> bool {
+        self.hollow
+    }
+
     fn files(&self) -> PathBuf {
         self.folder.join("fs")
     }
 
     /// Gives folders that the tar only implied the look that they have below; the snapshot below is in place.
     pub(super) fn complete(&self, below: &Snapshot, diff_id: &DiffId) -> Result<(), SnapshotError> {
+        if self.implied.is_empty() || self.hollow {
+            return Ok(());
+        }
+        let Some(chain) = &below.chain else { return Ok(()) };
         let path = self.files();
         let root = File::open(&path).during("open", &path)?;
-        let Some(chain) = below.chain.as_ref().filter(|_| !self.implied.is_empty()) else { return Ok(()) };
         let unreadable = |source| SnapshotError::Parent { parent: chain.clone(), diff_id: diff_id.clone(), source };
         let tree = below.tree().map_err(unreadable)?;
         for implied in &self.implied {
