@@ -148,9 +148,10 @@ pub(crate) fn lower(store: &Store, container: &Container) -> Result<Vec<PathBuf>
     let chain = layers.iter().fold(None, |chain: Option<ChainId>, diff_id| {
         Some(chain.map_or_else(|| ChainId::base(diff_id), |chain| chain.then(diff_id)))
     });
-    let Some(chain) = chain else { return Ok(vec![store.layout().empty()]) };
+    let or_empty = |dirs: Vec<PathBuf>| if dirs.is_empty() { vec![store.layout().empty()] } else { dirs };
+    let Some(chain) = chain else { return Ok(or_empty(Vec::new())) };
     if let Some(snapshot) = store.snapshots().get(&chain)? {
-        return Ok(snapshot.dirs);
+        return Ok(or_empty(snapshot.dirs));
     }
     // The image itself may be gone: the container keeps its layers, and that is enough.
     let mut forms = Vec::new();
@@ -158,7 +159,7 @@ pub(crate) fn lower(store: &Store, container: &Container) -> Result<Vec<PathBuf>
         let form = store.layers().forms(diff_id)?.into_iter().next();
         forms.push((diff_id.clone(), form.ok_or_else(|| StartError::LayerGone { diff_id: diff_id.clone() })?));
     }
-    Ok(store.snapshots().ensure(&forms, &|_| {})?.dirs)
+    Ok(or_empty(store.snapshots().ensure(&forms, &|_| {})?.dirs))
 }
 
 /// The ends of a program's standard streams.

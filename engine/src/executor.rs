@@ -1,7 +1,7 @@
 //! How a `RUN` step becomes a container: `builder::Executor` filled in with `runtime`.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use builder::{ExecStep, ExecuteError, Executor, ExitStatus, MountKind, Network, 
 use oci_spec::runtime::{Mount, MountBuilder, Spec};
 use runtime::{ContainerConfig, Pool, Rootfs, SpecOptions, Stdio, Ulimit, UserIds};
 
-use crate::machine::{self, EtcFiles, NetworkChoice, PrivateFolder};
+use crate::machine::{self, EtcFiles, NetworkChoice, PrivateFolder, SharedFiles};
 use crate::ssh::Forwarded;
 
 /// Runs the steps of one build as containers.
@@ -18,6 +18,8 @@ use crate::ssh::Forwarded;
 pub struct ContainerExecutor {
     /// What a step leaves for the next one.
     pool: Arc<Pool>,
+    /// What all of them mount.
+    files: Arc<SharedFiles>,
 }
 
 /// Why a step did not become a container.
@@ -56,7 +58,7 @@ impl Executor for ContainerExecutor {
         if step.cancel.is_cancelled() {
             return Err(ExecuteError::Cancelled);
         }
-        let result = execute(step, &self.pool);
+        let result = self.run(step);
         if step.cancel.is_cancelled() {
             return Err(ExecuteError::Cancelled);
         }
@@ -83,73 +85,74 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn execute(step: &ExecStep<'_>, pool: &Arc<Pool>) -> Result<ExitStatus, StepError> {
-    let (mut container, _agents) = start(step, Stdio::pipes(), pool)?;
-    let controls = container.controls().map_err(StepError::Signal)?;
-    let _guard = step.cancel.on_cancel(move || {
-        // When it is gone already, it need not be killed.
-        let _: io::Result<()> = controls.kill(SIGKILL);
-    });
-    let (stdout, stderr) = (container.take_stdout(), container.take_stderr());
-    std::thread::scope(|scope| {
-        scope.spawn(|| forward(stderr, Stream::Stderr, step));
-        forward(stdout, Stream::Stdout, step);
-    });
-    let status = container.wait()?;
-    Ok(ExitStatus { code: status.shell_code(), out_of_memory: status.oom_killed })
+impl ContainerExecutor {
+    fn run(&self, step: &ExecStep<'_>) -> Result<ExitStatus, StepError> {
+        let (container, _agents) = self.launch(step, Stdio::pipes())?;
+        let controls = container.controls().map_err(StepError::Signal)?;
+        let _guard = step.cancel.on_cancel(move || {
+            // When it is gone already, it need not be killed.
+            let _: io::Result<()> = controls.kill(SIGKILL);
+        });
+        let output = &mut |number, bytes: &[u8]| {
+            let stream = if number == 2 { Stream::Stderr } else { Stream::Stdout };
+            (step.output)(stream, bytes);
+        };
+        let status = container.run(output).map_err(|error| match error {
+            runtime::RunError::Start(error) => start_failed(error),
+            runtime::RunError::Wait(error) => error.into(),
+        })?;
+        Ok(ExitStatus { code: status.shell_code(), out_of_memory: status.oom_killed })
+    }
+
+    /// Makes the container of a step. What comes with it leads to SSH agents, and must live as long as the container.
+    fn launch(&self, step: &ExecStep<'_>, stdio: Stdio) -> Result<(runtime::Launched, Vec<Forwarded>), StepError> {
+        let choice = match step.network {
+            Network::Default => NetworkChoice::Default,
+            Network::None => NetworkChoice::None,
+            Network::Host => NetworkChoice::Host,
+        };
+        let network = machine::prepare_network_in(choice, &self.pool)?;
+        // They are there until the container has mounted them: nobody else shall find them.
+        let mut secrets = Secrets::default();
+        let mut agents = Vec::new();
+        let terminal = matches!(stdio, Stdio::Terminal { .. });
+        let spec = describe_step(step, &network, &self.files, terminal, &mut secrets, &mut agents)?;
+        let config = ContainerConfig {
+            id: machine::new_id(),
+            spec,
+            rootfs: Rootfs::Overlay {
+                lower: step.rootfs.lower.clone(),
+                upper: step.rootfs.upper.clone(),
+                work: step.rootfs.work.clone(),
+                volatile: true,
+            },
+            stdio,
+            network,
+            cgroup_parent: step.cgroup_parent.map(str::to_owned),
+            die_with_parent: true,
+        };
+        let mut container = runtime::launch_in_pool(config, &self.pool).map_err(start_failed)?;
+        if !secrets.is_empty() {
+            container.mounted().map_err(start_failed)?;
+        }
+        Ok((container, agents))
+    }
+
+    /// Starts the container of a step.
+    pub(crate) fn start(
+        &self,
+        step: &ExecStep<'_>,
+        stdio: Stdio,
+    ) -> Result<(runtime::Container, Vec<Forwarded>), StepError> {
+        let (container, agents) = self.launch(step, stdio)?;
+        Ok((container.started().map_err(start_failed)?, agents))
+    }
 }
 
-/// Starts the container of a step. What comes with it leads to SSH agents, and must live as long as the container.
-pub(crate) fn start(
-    step: &ExecStep<'_>,
-    stdio: Stdio,
-    pool: &Arc<Pool>,
-) -> Result<(runtime::Container, Vec<Forwarded>), StepError> {
-    let choice = match step.network {
-        Network::Default => NetworkChoice::Default,
-        Network::None => NetworkChoice::None,
-        Network::Host => NetworkChoice::Host,
-    };
-    let network = machine::prepare_network_in(choice, pool)?;
-    // Beside the overlay's folders lies what goes away with them.
-    let beside = step.rootfs.work.parent().unwrap_or(&step.rootfs.work).to_owned();
-    // They are there until the container has mounted them: nobody else shall find them.
-    let mut secrets = Secrets::default();
-    let mut agents = Vec::new();
-    let terminal = matches!(stdio, Stdio::Terminal { .. });
-    let spec = describe_step(step, &network, &beside, terminal, &mut secrets, &mut agents)?;
-    let config = ContainerConfig {
-        id: machine::new_id(),
-        spec,
-        rootfs: Rootfs::Overlay {
-            lower: step.rootfs.lower.clone(),
-            upper: step.rootfs.upper.clone(),
-            work: step.rootfs.work.clone(),
-            volatile: true,
-        },
-        stdio,
-        network,
-        cgroup_parent: step.cgroup_parent.map(str::to_owned),
-        die_with_parent: true,
-    };
-    let container = runtime::start_in_pool(config, pool).map_err(|error| match error.exit_code() {
+fn start_failed(error: runtime::StartError) -> StepError {
+    match error.exit_code() {
         125 if !rustix::process::geteuid().is_root() => StepError::NotRoot(error),
         _ => StepError::Start(error),
-    })?;
-    Ok((container, agents))
-}
-
-/// Gives what the container prints to the step, until all its processes are gone.
-fn forward(source: Option<File>, stream: Stream, step: &ExecStep<'_>) {
-    let Some(mut source) = source else { return };
-    let mut buffer = vec![0; 32 << 10];
-    loop {
-        match source.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(count) => (step.output)(stream, &buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
-        }
     }
 }
 
@@ -159,7 +162,7 @@ const HOST_GATEWAY: &str = "host-gateway";
 fn describe_step(
     step: &ExecStep<'_>,
     network: &runtime::network::Network,
-    beside: &Path,
+    files: &SharedFiles,
     terminal: bool,
     secrets: &mut Secrets,
     agents: &mut Vec<Forwarded>,
@@ -181,7 +184,6 @@ fn describe_step(
         hosts: &hosts,
         dns: &[],
         host_network: network.is_host(),
-        of_step: true,
     };
     let privileged = step.security == Security::Insecure;
     let defaults = SpecOptions::default();
@@ -193,7 +195,7 @@ fn describe_step(
         hostname: step.hostname.clone(),
         privileged,
         terminal,
-        mounts: etc.write(&beside.join("etc"))?,
+        mounts: etc.share(files)?,
         host_network: network.is_host(),
         shm_size: step.shm_size.unwrap_or(defaults.shm_size),
         ulimits: step.ulimits.iter().map(ulimit).collect(),
@@ -278,6 +280,10 @@ struct Secrets {
 }
 
 impl Secrets {
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     fn add(&mut self, value: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<PathBuf> {
         let folder = match self.folder.take() {
             Some(folder) => folder,

@@ -1,12 +1,13 @@
 //! What a container sees of the machine around it: its name, `/etc/hosts`, `/etc/resolv.conf`, and its network.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use runtime::network::{self, Mode, NetworkError};
 use runtime::{MountKind, MountPoint, Pool, etc_files};
@@ -93,16 +94,61 @@ pub(crate) struct EtcFiles<'a> {
     pub(crate) hosts: &'a [(String, IpAddr)],
     pub(crate) dns: &'a [IpAddr],
     pub(crate) host_network: bool,
-    /// For a step of a build: what it writes there is refused, as it would not be in the image; and `/etc/hostname` is
-    /// the image's own, which the step may write.
-    pub(crate) of_step: bool,
+}
+
+/// Files that the steps of a build mount, each text once; in memory, as they are gone with the build.
+#[derive(Debug, Default)]
+pub(crate) struct SharedFiles {
+    written: Mutex<Written>,
+}
+
+#[derive(Debug, Default)]
+struct Written {
+    /// Where they are, once there is one.
+    folder: Option<PrivateFolder>,
+    paths: HashMap<String, PathBuf>,
+}
+
+impl SharedFiles {
+    /// Returns a file with this text.
+    fn with(&self, text: String) -> Result<PathBuf, MachineError> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let Written { folder, paths } = &mut *written;
+        if let Some(path) = paths.get(&text) {
+            return Ok(path.clone());
+        }
+        let folder = match folder {
+            Some(folder) => folder,
+            none => none.insert(PrivateFolder::new().map_err(write_failed(Path::new(SECRETS)))?),
+        };
+        let path = folder.path().join(paths.len().to_string());
+        write_for_all(&path, &text)?;
+        paths.insert(text, path.clone());
+        Ok(path)
+    }
+}
+
+fn write_failed(path: &Path) -> impl Fn(io::Error) -> MachineError {
+    move |source| MachineError::Write { path: path.to_owned(), source }
+}
+
+/// Writes a file that every user may read, whatever our umask is. Nothing has to survive a crash.
+fn write_for_all(path: &Path, text: &str) -> Result<(), MachineError> {
+    let written = File::create(path).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))
+    });
+    written.map_err(write_failed(path))
 }
 
 impl EtcFiles<'_> {
-    /// Writes the files into `folder`, and returns what to mount.
-    pub(crate) fn write(&self, folder: &Path) -> Result<Vec<MountPoint>, MachineError> {
-        let failed = |path: &Path, source| MachineError::Write { path: path.to_owned(), source };
-        fs::create_dir_all(folder).map_err(|source| failed(folder, source))?;
+    /// Returns what a step of a build mounts. What it writes there is refused, as it would not be in the image; and
+    /// `/etc/hostname` is the image's own, which the step may write.
+    pub(crate) fn share(&self, files: &SharedFiles) -> Result<Vec<MountPoint>, MachineError> {
+        self.texts().into_iter().map(|(name, text)| Ok(mount_point(name, files.with(text)?))).collect()
+    }
+
+    fn texts(&self) -> [(&'static str, String); 2] {
         let resolv_conf = if self.dns.is_empty() {
             // A machine without the file has no resolver; the container gets what takes its place.
             let host = fs::read("/etc/resolv.conf").unwrap_or_default();
@@ -111,27 +157,12 @@ impl EtcFiles<'_> {
         } else {
             self.dns.iter().map(|address| format!("nameserver {address}\n")).collect()
         };
-        let files = [
-            ("hosts", etc_files::hosts(self.hostname, self.address.as_slice(), self.hosts)),
-            ("hostname", etc_files::hostname(self.hostname)),
-            ("resolv.conf", resolv_conf),
-        ];
-        let mut mounts = Vec::new();
-        for (name, text) in files.into_iter().filter(|(name, _)| !self.of_step || *name != "hostname") {
-            let path = folder.join(name);
-            // They live as long as the container, so nothing has to survive a crash.
-            File::create(&path)
-                .and_then(|mut file| {
-                    file.write_all(text.as_bytes())?;
-                    // For every user of the container, whatever our umask is.
-                    file.set_permissions(fs::Permissions::from_mode(0o644))
-                })
-                .map_err(|source| failed(&path, source))?;
-            let kind = MountKind::Bind { source: path, read_only: self.of_step };
-            mounts.push(MountPoint { target: format!("/etc/{name}"), kind });
-        }
-        Ok(mounts)
+        [("hosts", etc_files::hosts(self.hostname, self.address.as_slice(), self.hosts)), ("resolv.conf", resolv_conf)]
     }
+}
+
+fn mount_point(name: &str, source: PathBuf) -> MountPoint {
+    MountPoint { target: format!("/etc/{name}"), kind: MountKind::Bind { source, read_only: true } }
 }
 
 #[cfg(test)]
@@ -140,18 +171,16 @@ mod tests {
 
     #[test]
     fn a_step_writes_the_image_s_own_hostname_and_nothing_else_that_is_mounted() {
-        let folder = tempfile::tempdir().expect("tempdir");
-        for (of_step, expected) in [
-            (true, vec!["/etc/hosts", "/etc/resolv.conf"]),
-            (false, vec!["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"]),
-        ] {
-            let etc = EtcFiles { hostname: "h", address: None, hosts: &[], dns: &[], host_network: false, of_step };
-            let mounts = etc.write(folder.path()).expect("written");
-            assert_eq!(mounts.iter().map(|mount| mount.target.as_str()).collect::<Vec<_>>(), expected);
-            let all =
-                |mount: &MountPoint| matches!(mount.kind, MountKind::Bind { read_only, .. } if read_only == of_step);
-            assert!(mounts.iter().all(all));
-        }
+        let etc = EtcFiles { hostname: "h", address: None, hosts: &[], dns: &[], host_network: false };
+        let targets = |mounts: &[MountPoint]| mounts.iter().map(|mount| mount.target.clone()).collect::<Vec<_>>();
+        let is_read_only = |mount: &MountPoint| matches!(mount.kind, MountKind::Bind { read_only: true, .. });
+        let files = SharedFiles::default();
+        let mounts = etc.share(&files).expect("written");
+        assert_eq!(targets(&mounts), ["/etc/hosts", "/etc/resolv.conf"]);
+        assert!(mounts.iter().all(is_read_only));
+        assert_eq!(etc.share(&files).expect("known"), mounts);
+        let other = EtcFiles { hostname: "other", ..etc };
+        assert_ne!(other.share(&files).expect("written"), mounts);
     }
 
     #[test]

@@ -204,7 +204,7 @@ fn live(step: &ExecStep<'_>, ends: ShellEnds) -> Result<ExitStatus, StepError> {
             stderr: Stream::Pipe,
         },
     };
-    let (mut container, _agents) = executor::start(step, stdio, &runtime::Pool::new())?;
+    let (mut container, _agents) = ContainerExecutor::default().start(step, stdio)?;
     let controls = container.controls().map_err(StepError::Signal)?;
     let _guard = step.cancel.on_cancel(move || {
         // When it is gone already, it need not be killed.

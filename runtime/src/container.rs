@@ -6,13 +6,14 @@ use crate::mount_point::{MountPointMade, parse_made, remove_mount_point};
 use crate::network::Network;
 use crate::plan::Plan;
 use crate::pool::{self, CgroupKey, Pool};
+use crate::stack::Stack;
 use crate::start_error::{StartError, Warning, describe, parse_failure, setup, start_error};
 use crate::stdio::{Size, Stdio, Streams, open_streams};
 use crate::sys;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::process::{WaitId, WaitIdOptions};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -107,21 +108,28 @@ pub struct Container {
     /// Whether its processes can change what outlives them in a pool.
     leaves_no_trace: bool,
     ended: bool,
+    /// What the child works with until its program runs. Goes when that is known, or after the child is reaped.
+    task: Option<Box<Task>>,
 }
 
 /// Starts a container; when this returns, its program runs.
 ///
 /// Call it and [`Container::wait`] on one thread when `die_with_parent` is set.
 pub fn start(config: ContainerConfig) -> Result<Container, StartError> {
-    start_one(config, None)
+    launch_one(config, None)?.started()
 }
 
 /// Does the same for one of several containers of a build, with what an ended one left in the pool.
 pub fn start_in_pool(config: ContainerConfig, pool: &Arc<Pool>) -> Result<Container, StartError> {
-    start_one(config, Some(pool))
+    launch_in_pool(config, pool)?.started()
 }
 
-fn start_one(config: ContainerConfig, pool: Option<&Arc<Pool>>) -> Result<Container, StartError> {
+/// Makes the process of such a container, and does not wait until its program runs.
+pub fn launch_in_pool(config: ContainerConfig, pool: &Arc<Pool>) -> Result<Launched, StartError> {
+    launch_one(config, Some(pool))
+}
+
+fn launch_one(config: ContainerConfig, pool: Option<&Arc<Pool>>) -> Result<Launched, StartError> {
     let ContainerConfig { id, spec, cgroup_parent, .. } = &config;
     if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
     {
@@ -134,35 +142,36 @@ fn start_one(config: ContainerConfig, pool: Option<&Arc<Pool>>) -> Result<Contai
         Some(cgroups) => cgroups,
         None => Cgroups::create(id, resources, cgroup_parent.as_deref(), &mut warnings)?,
     };
-    start_in(config, cgroups, warnings, pool.map(|pool| (pool.clone(), key)))
+    launch_in(config, cgroups, warnings, pool.map(|pool| (pool.clone(), key)))
 }
 
-/// Starts a container in a cgroup that is there already.
-pub(crate) fn start_in(
+/// Makes the process of a container in a cgroup that is there already.
+pub(crate) fn launch_in(
     config: ContainerConfig,
     cgroups: Cgroups,
     warnings: Vec<Warning>,
     pool: Option<(Arc<Pool>, CgroupKey)>,
-) -> Result<Container, StartError> {
-    let ContainerConfig { id: _, spec, rootfs, stdio, network, cgroup_parent: _, die_with_parent } = config;
+) -> Result<Launched, StartError> {
+    let ContainerConfig { id: _, spec, rootfs, stdio, network, cgroup_parent, die_with_parent } = config;
     let (terminal, streams) = open_streams(stdio, spec.process().as_ref().map_or(0, |process| process.user().uid()))?;
     let new_network = has_new_network(&spec);
     let mut plan = Plan::new(&spec, &rootfs, &cgroups, network.plan(new_network), terminal, die_with_parent)?;
+    plan.shares_memory &= cgroup_parent.is_none();
     if plan.network.join.is_some() {
         plan.clone_flags &= !(libc::CLONE_NEWNET as u64);
     }
     let (ours, theirs) = socket_pair().map_err(setup("socket pair"))?;
-    let joins: Vec<i32> = cgroups.joins().map(AsRawFd::as_raw_fd).collect();
     let this = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
         .map_err(setup("open a handle of this process"))?;
     let descriptors = Descriptors {
         socket: theirs.as_raw_fd(),
         parent_socket: ours.as_raw_fd(),
         parent: this.as_raw_fd(),
-        joins: &joins,
+        joins: cgroups.joins().map(AsRawFd::as_raw_fd).collect(),
         stdio: streams.theirs.each_ref().map(AsRawFd::as_raw_fd),
     };
-    let (pid, pidfd) = clone(&plan, &descriptors, &cgroups)?;
+    let task = Task::new(plan, descriptors)?;
+    let (pid, pidfd) = clone(&task, &cgroups)?;
     drop(theirs);
     let Streams { theirs: _, stdin, stdout, stderr } = streams;
     let upper = match rootfs {
@@ -185,12 +194,12 @@ pub(crate) fn start_in(
         pool,
         leaves_no_trace: pool::leaves_no_trace(&spec),
         ended: false,
+        task: Some(task),
     };
     container.network.attach(pid, new_network)?;
     // A child that has failed already does not read; why it failed is read below.
     let _ = rustix::net::send(&ours, b"G", rustix::net::SendFlags::NOSIGNAL);
-    container.follow(&ours, &plan)?;
-    Ok(container)
+    Ok(Launched { container, news: News { socket: ours, exec_is_next: false } })
 }
 
 fn has_new_network(spec: &Spec) -> bool {
@@ -204,11 +213,11 @@ fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Makes the child. In the child this never returns.
-fn clone(plan: &Plan, descriptors: &Descriptors<'_>, cgroups: &Cgroups) -> Result<(u32, OwnedFd), StartError> {
+fn clone(task: &Task, cgroups: &Cgroups) -> Result<(u32, OwnedFd), StartError> {
     let mut pidfd: i32 = -1;
     let mut arguments = sys::CloneArguments {
         // The cgroup namespace comes later: it starts at the cgroup that the child has joined.
-        flags: plan.clone_flags & !(libc::CLONE_NEWCGROUP as u64) | libc::CLONE_PIDFD as u64,
+        flags: task.plan.clone_flags & !(libc::CLONE_NEWCGROUP as u64) | libc::CLONE_PIDFD as u64,
         pidfd: &raw mut pidfd as u64,
         exit_signal: libc::SIGCHLD as u64,
         ..Default::default()
@@ -219,11 +228,16 @@ fn clone(plan: &Plan, descriptors: &Descriptors<'_>, cgroups: &Cgroups) -> Resul
         arguments.cgroup = cgroup.as_raw_fd() as u64;
     }
     let blocked = BlockedSignals::new();
-    // SAFETY: the child does raw system calls on memory of this thread's stack and heap only, then
-    // execs or ends; it returns from here never. There is no CLONE_VM.
-    let pid = unsafe { sys::clone3(&arguments) };
+    let pid = match &task.stack {
+        // SAFETY: the child does raw system calls on memory that nobody writes to and that stays until it has execed or
+        // ended (`Container::task`), and on the stack that is its own.
+        Some(stack) => unsafe { stack.clone3(&mut arguments, run_task, (&raw const *task).cast()) },
+        // SAFETY: the child does raw system calls on its copy of this thread's stack and heap only, then
+        // execs or ends; it returns from here never. There is no CLONE_VM.
+        None => unsafe { sys::clone3(&arguments) },
+    };
     match pid {
-        Ok(0) => crate::child::run(plan, descriptors),
+        Ok(0) => crate::child::run(&task.plan, &task.descriptors),
         Ok(pid) => {
             drop(blocked);
             // SAFETY: the kernel has just put a new descriptor there.
@@ -234,6 +248,161 @@ fn clone(plan: &Plan, descriptors: &Descriptors<'_>, cgroups: &Cgroups) -> Resul
             source: io::Error::from_raw_os_error(error),
         }),
     }
+}
+
+/// What the child says until it execs.
+struct News {
+    socket: OwnedFd,
+    exec_is_next: bool,
+}
+
+impl News {
+    /// Takes one message, waiting for it. Gives whether the program runs, and so nothing more comes.
+    fn take(&mut self, container: &mut Container) -> Result<bool, StartError> {
+        let mut bytes = [0u8; crate::child::message::LONGEST];
+        let (length, received) = receive(&self.socket, &mut bytes).map_err(setup("read from the child"))?;
+        let bytes = &bytes[..length];
+        let died = || StartError::Setup {
+            what: "the child was killed while it prepared the container".to_owned(),
+            source: io::Error::from(io::ErrorKind::UnexpectedEof),
+        };
+        let Some(plan) = container.task.as_ref().map(|task| &task.plan) else { return Ok(true) };
+        match bytes.first() {
+            None if self.exec_is_next => {
+                container.task = None;
+                return Ok(true);
+            }
+            None => return Err(died()),
+            Some(b'X') => self.exec_is_next = true,
+            Some(b'T') => container.terminal = received.map(File::from),
+            Some(b'S') => container.made.extend(parse_made(bytes)),
+            Some(b'W') => {
+                if let Some(failure) = parse_failure(bytes) {
+                    let reason = io::Error::from_raw_os_error(failure.errno).to_string();
+                    container.warnings.push(Warning::LimitIgnored { limit: describe(plan, failure), reason });
+                }
+            }
+            Some(_) => {
+                return Err(parse_failure(bytes).map_or_else(died, |failure| start_error(plan, failure)));
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// A container whose process is made, and whose program may run already. Dropping it kills it and removes its cgroup.
+pub struct Launched {
+    container: Container,
+    news: News,
+}
+
+impl std::fmt::Debug for Launched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Launched").field("container", &self.container).finish_non_exhaustive()
+    }
+}
+
+/// Why a container that was launched did not come to its end.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message documents its variant")]
+pub enum RunError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+}
+
+impl Launched {
+    /// A handle to send signals from other threads.
+    pub fn controls(&self) -> io::Result<Controls> {
+        self.container.controls()
+    }
+
+    /// Waits until the container has mounted everything: what it mounts may go away then.
+    pub fn mounted(&mut self) -> Result<(), StartError> {
+        while !self.news.exec_is_next {
+            self.news.take(&mut self.container)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the program runs.
+    pub fn started(mut self) -> Result<Container, StartError> {
+        while !self.news.take(&mut self.container)? {}
+        Ok(self.container)
+    }
+
+    /// Waits until the container has ended, and gives what it prints on pipes, output (1) and errors (2), as it comes.
+    ///
+    /// One thread waits for everything at once: every other way costs a short container more than it takes itself.
+    pub fn run(mut self, output: &mut dyn FnMut(i32, &[u8])) -> Result<ExitStatus, RunError> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut pipes = [(1, self.container.stdout.take()), (2, self.container.stderr.take())];
+        let mut news = Some(self.news);
+        let mut buffer = vec![0; 32 << 10];
+        loop {
+            let open = pipes.iter().filter_map(|(_, pipe)| pipe.as_ref().map(AsFd::as_fd));
+            let sources = open.chain(news.as_ref().map(|news| news.socket.as_fd()));
+            let mut sources: Vec<_> = sources.map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN)).collect();
+            if sources.is_empty() {
+                return Ok(self.container.wait()?);
+            }
+            match poll(&mut sources, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(WaitError(error.into()).into()),
+            }
+            let mut ready: Vec<bool> = sources.iter().map(|source| !source.revents().is_empty()).collect();
+            if news.is_some()
+                && ready.pop() == Some(true)
+                && let Some(said) = &mut news
+                && said.take(&mut self.container)?
+            {
+                news = None;
+            }
+            let ready = ready.into_iter();
+            for ((number, pipe), _) in
+                pipes.iter_mut().filter(|(_, pipe)| pipe.is_some()).zip(ready).filter(|(_, ready)| *ready)
+            {
+                match pipe.as_mut().map(|pipe| pipe.read(&mut buffer)) {
+                    Some(Ok(count)) if count > 0 => output(*number, &buffer[..count]),
+                    Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                    _ => *pipe = None,
+                }
+            }
+        }
+    }
+}
+
+/// What a child does, at a place that does not move: it may share this memory.
+struct Task {
+    plan: Plan,
+    descriptors: Descriptors,
+    stack: Option<Stack>,
+}
+
+// SAFETY: the pointers in it lead to texts that the plan owns.
+unsafe impl Send for Task {}
+// SAFETY: as above; nobody changes it.
+unsafe impl Sync for Task {}
+
+impl Task {
+    fn new(plan: Plan, descriptors: Descriptors) -> Result<Box<Task>, StartError> {
+        let stack = plan.shares_memory.then(Stack::new).transpose().map_err(setup("get memory for the child"))?;
+        Ok(Box::new(Task { plan, descriptors, stack }))
+    }
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task").finish_non_exhaustive()
+    }
+}
+
+/// Where a child begins that shares this memory.
+extern "C" fn run_task(task: *const libc::c_void) -> ! {
+    // SAFETY: `clone` passes a task, which its parent keeps.
+    let task = unsafe { &*task.cast::<Task>() };
+    crate::child::run(&task.plan, &task.descriptors)
 }
 
 /// Keeps signals from reaching the child while it still has the handlers of this program.
@@ -264,36 +433,6 @@ impl Drop for BlockedSignals {
 }
 
 impl Container {
-    /// Listens to the child until it execs.
-    fn follow(&mut self, socket: &OwnedFd, plan: &Plan) -> Result<(), StartError> {
-        let mut exec_is_next = false;
-        loop {
-            let mut bytes = [0u8; crate::child::message::LONGEST];
-            let (length, received) = receive(socket, &mut bytes).map_err(setup("read from the child"))?;
-            let bytes = &bytes[..length];
-            let died = || StartError::Setup {
-                what: "the child was killed while it prepared the container".to_owned(),
-                source: io::Error::from(io::ErrorKind::UnexpectedEof),
-            };
-            match bytes.first() {
-                None if exec_is_next => return Ok(()),
-                None => return Err(died()),
-                Some(b'X') => exec_is_next = true,
-                Some(b'T') => self.terminal = received.map(File::from),
-                Some(b'S') => self.made.extend(parse_made(bytes)),
-                Some(b'W') => {
-                    if let Some(failure) = parse_failure(bytes) {
-                        let reason = io::Error::from_raw_os_error(failure.errno).to_string();
-                        self.warnings.push(Warning::LimitIgnored { limit: describe(plan, failure), reason });
-                    }
-                }
-                Some(_) => {
-                    return Err(parse_failure(bytes).map_or_else(died, |failure| start_error(plan, failure)));
-                }
-            }
-        }
-    }
-
     /// The first process's number in this PID namespace.
     pub fn pid(&self) -> u32 {
         self.pid

@@ -8,6 +8,7 @@
 //! seccomp/       docker's profile, and a compiler to BPF
 //! etc_files.rs   the texts of /etc/hosts, /etc/hostname and /etc/resolv.conf
 //! container.rs   start: what a caller holds, and how it ends
+//! stack.rs       what a child stands on that shares our memory
 //! stdio.rs       what it reads from and writes to
 //! start_error.rs why it did not start
 //! mount_point.rs what was made only to be mounted on goes away again
@@ -33,12 +34,16 @@ mod plan;
 mod pool;
 mod seccomp;
 mod spec;
+mod stack;
 mod start_error;
 mod stdio;
 mod sweep;
 mod sys;
 
-pub use container::{Container, ContainerConfig, Controls, ExitStatus, Rootfs, WaitError, start, start_in_pool};
+pub use container::{
+    Container, ContainerConfig, Controls, ExitStatus, Launched, Rootfs, RunError, WaitError, launch_in_pool, start,
+    start_in_pool,
+};
 pub use oci_spec::runtime::{LinuxSeccomp, Spec};
 pub use owner::name as owned_name;
 pub use pool::Pool;

@@ -11,6 +11,7 @@ use crate::capabilities::{self, CapabilitySets};
 use crate::cgroups::Cgroups;
 use crate::child::net::NetworkPlan;
 use crate::container::Rootfs;
+use crate::stack;
 use crate::start_error::StartError;
 use crate::stdio::Size;
 use mounts::plan_mount;
@@ -24,6 +25,11 @@ use std::sync::Arc;
 /// The whole of what the child will do.
 pub(crate) struct Plan {
     pub(crate) clone_flags: u64,
+    /// Whether the child shares the parent's memory until it execs.
+    ///
+    /// Not when others are in its PID namespace: they could see it through `/proc`, which cannot be forbidden without
+    /// forbidding it for the parent. And not when its cgroup may run out of memory: the kernel kills all who share it.
+    pub(crate) shares_memory: bool,
     pub(crate) root: RootPlan,
     pub(crate) root_read_only: bool,
     pub(crate) mounts: Vec<MountPlan>,
@@ -128,8 +134,12 @@ impl Plan {
             .iter()
             .flatten()
             .any(|mount| mount.destination() == Path::new("/dev") && mount.typ().as_deref() == Some("tmpfs"));
+        let resources = linux.and_then(|linux| linux.resources().as_ref());
+        let memory = resources.and_then(|resources| resources.memory().as_ref());
+        let limited = memory.is_some_and(|memory| memory.limit().is_some_and(|limit| limit >= 0));
         Ok(Plan {
             clone_flags,
+            shares_memory: stack::POSSIBLE && clone_flags & libc::CLONE_NEWPID as u64 != 0 && !limited,
             root: plan_root(rootfs)?,
             root_read_only: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
             mounts,

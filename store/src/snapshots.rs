@@ -160,7 +160,7 @@ impl Snapshots {
                     break;
                 }
                 Err(missing) => {
-                    here = chains[..here - 1].iter().position(|chain| *chain == missing).unwrap_or(here - 1)
+                    here = chains[..here - 1].iter().position(|chain| *chain == missing).unwrap_or(here - 1);
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Cgroups on this machine, which needs root; v2 is tried wherever a v2 tree is mounted, be it a hybrid's.
 
 use super::*;
-use crate::container::{ContainerConfig, Rootfs, start_in};
+use crate::container::{ContainerConfig, Rootfs, launch_in};
 use crate::network::Network;
 use crate::stdio::Stdio;
 use crate::{SpecOptions, default_spec};
@@ -66,7 +66,7 @@ fn on_v2_a_container_is_cloned_into_its_cgroup_and_devices_are_filtered() {
         cgroup_parent: None,
         die_with_parent: true,
     };
-    let mut container = start_in(config, cgroups, warnings, None).unwrap();
+    let mut container = launch_in(config, cgroups, warnings, None).unwrap().started().unwrap();
     let (mut stdout, mut stderr) = (String::new(), String::new());
     container.take_stdout().unwrap().read_to_string(&mut stdout).unwrap();
     container.take_stderr().unwrap().read_to_string(&mut stderr).unwrap();

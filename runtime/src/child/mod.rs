@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Nothing in this folder may allocate, lock, or panic on purpose: the parent had threads, and their
-//! locks are held forever in this copy of its memory.
+//! locks are held forever in this copy of its memory. Mostly it is no copy but that memory itself: nothing
+//! may be written but what is on the child's own stack.
 
 pub(crate) mod message;
 mod mounts;
@@ -26,7 +27,7 @@ use message::{Failure, Outbox, Step};
 use std::ffi::CStr;
 
 /// The descriptors that the child needs; they stay open in the parent, too.
-pub(crate) struct Descriptors<'a> {
+pub(crate) struct Descriptors {
     /// The child's end of the socket to the parent.
     pub(crate) socket: Fd,
     /// The parent's end, which the child closes, lest it wait for itself.
@@ -34,13 +35,13 @@ pub(crate) struct Descriptors<'a> {
     /// The parent's process, which can be asked whether it lives.
     pub(crate) parent: Fd,
     /// Files of v1 cgroups; writing `0` joins.
-    pub(crate) joins: &'a [Fd],
+    pub(crate) joins: Vec<Fd>,
     /// What becomes 0, 1 and 2; not below 3. Unused with a terminal.
     pub(crate) stdio: [Fd; 3],
 }
 
 /// Becomes the container's program, or tells the parent why not.
-pub(crate) fn run(plan: &Plan, descriptors: &Descriptors<'_>) -> ! {
+pub(crate) fn run(plan: &Plan, descriptors: &Descriptors) -> ! {
     let mut outbox = Outbox { socket: descriptors.socket, root_device: None };
     sys::close(descriptors.parent_socket);
     if let Err(failure) = prepare_and_exec(plan, descriptors, &mut outbox) {
@@ -49,7 +50,7 @@ pub(crate) fn run(plan: &Plan, descriptors: &Descriptors<'_>) -> ! {
     sys::exit(127)
 }
 
-fn prepare_and_exec(plan: &Plan, descriptors: &Descriptors<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
+fn prepare_and_exec(plan: &Plan, descriptors: &Descriptors, outbox: &mut Outbox) -> Result<(), Failure> {
     die_with_parent(descriptors.parent)?;
     sys::reset_signal_handlers();
     sys::umask(0);
@@ -64,8 +65,10 @@ fn prepare_and_exec(plan: &Plan, descriptors: &Descriptors<'_>, outbox: &mut Out
         sys::setns(namespace, libc::CLONE_NEWNET).map_err(Step::Network.at(6))?;
     }
     sys::setsid().map_err(Step::Session.fails())?;
-    // /proc/1 of a container is nobody's business until its own program runs.
-    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(Step::Session.fails())?;
+    if !plan.shares_memory {
+        // It may have company, whose business /proc/PID is not until its own program runs.
+        sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(Step::Session.fails())?;
+    }
 
     let root = mounts::root(&plan.root)?;
     outbox.root_device = sys::stat(root).ok().map(|stat| (stat.stx_dev_major, stat.stx_dev_minor));
@@ -142,7 +145,7 @@ fn limits(process: &ProcessPlan, outbox: &Outbox) -> Result<(), Failure> {
 }
 
 /// Puts the three streams where every program expects them.
-fn streams(console: Option<Fd>, descriptors: &Descriptors<'_>) -> Result<(), Failure> {
+fn streams(console: Option<Fd>, descriptors: &Descriptors) -> Result<(), Failure> {
     if let Some(console) = console {
         sys::ioctl(console, sys::TIOCSCTTY, 0).map_err(Step::Terminal.fails())?;
     }

@@ -128,37 +128,63 @@ fn configure(fs: Fd, filesystem: &CStr, options: &[(CString, Option<CString>)]) 
     sys::fsconfig_create(fs)
 }
 
-/// Opens the folder that a path is in, and gives the path's last name with its zero.
-fn open_parent(root: Fd, path: &CStr) -> Result<(Fd, *const u8), i32> {
-    let bytes = path.to_bytes();
-    let (parent, start) = match bytes.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&bytes[..slash], slash + 1),
-        None => (&b"."[..], 0),
-    };
-    let folder = target::open(root, parent, libc::O_PATH | libc::O_DIRECTORY, sys::RESOLVE_NO_SYMLINKS)?;
-    Ok((folder, path.to_bytes_with_nul()[start..].as_ptr()))
+/// The folder that a path is in, open; most of what is made is in the same one.
+struct Parent<'a> {
+    root: Fd,
+    path: &'a [u8],
+    folder: Option<Fd>,
+}
+
+impl<'a> Parent<'a> {
+    fn new(root: Fd) -> Parent<'a> {
+        Parent { root, path: b"", folder: None }
+    }
+
+    /// Opens the folder that a path is in, and gives the path's last name with its zero.
+    fn open(&mut self, path: &'a CStr) -> Result<(Fd, *const u8), i32> {
+        let bytes = path.to_bytes();
+        let (parent, start) = match bytes.iter().rposition(|&byte| byte == b'/') {
+            Some(slash) => (&bytes[..slash], slash + 1),
+            None => (&b"."[..], 0),
+        };
+        let name = path.to_bytes_with_nul()[start..].as_ptr();
+        if let Some(folder) = self.folder.filter(|_| self.path == parent) {
+            return Ok((folder, name));
+        }
+        let folder = target::open(self.root, parent, libc::O_PATH | libc::O_DIRECTORY, sys::RESOLVE_NO_SYMLINKS)?;
+        self.close();
+        (self.path, self.folder) = (parent, Some(folder));
+        Ok((folder, name))
+    }
+
+    fn close(&mut self) {
+        if let Some(folder) = self.folder.take() {
+            sys::close(folder);
+        }
+    }
 }
 
 /// Makes device nodes in the new `/dev`.
 pub(super) fn devices(root: Fd, plans: &[DevicePlan]) -> Result<(), Failure> {
+    let mut parent = Parent::new(root);
     for (index, plan) in plans.iter().enumerate() {
-        device(root, plan).map_err(Step::Device.at(index))?;
+        device(&mut parent, plan).map_err(Step::Device.at(index))?;
     }
+    parent.close();
     Ok(())
 }
 
-fn device(root: Fd, plan: &DevicePlan) -> Result<(), i32> {
-    let (folder, name) = match open_parent(root, &plan.path) {
+fn device<'a>(parent: &mut Parent<'a>, plan: &'a DevicePlan) -> Result<(), i32> {
+    let (folder, name) = match parent.open(&plan.path) {
         Err(libc::ENOENT) => {
-            make_parents(root, plan.path.to_bytes())?;
-            open_parent(root, &plan.path)?
+            make_parents(parent.root, plan.path.to_bytes())?;
+            parent.open(&plan.path)?
         }
         other => other?,
     };
     let made = sys::mknodat(folder, name, plan.mode, plan.device).and_then(|()| {
         if plan.uid != 0 || plan.gid != 0 { sys::fchownat(folder, name, plan.uid, plan.gid) } else { Ok(()) }
     });
-    sys::close(folder);
     match made {
         Err(libc::EEXIST) => Ok(()),
         other => other,
@@ -176,15 +202,15 @@ fn make_parents(root: Fd, path: &[u8]) -> Result<(), i32> {
 
 /// Makes the links that every `/dev` has.
 pub(super) fn links(root: Fd, links: &[(CString, CString)]) -> Result<(), Failure> {
+    let mut parent = Parent::new(root);
     for (index, (destination, path)) in links.iter().enumerate() {
-        let (folder, name) = open_parent(root, path).map_err(Step::Link.at(index))?;
-        let made = sys::symlinkat(destination, folder, name);
-        sys::close(folder);
-        match made {
+        let (folder, name) = parent.open(path).map_err(Step::Link.at(index))?;
+        match sys::symlinkat(destination, folder, name) {
             Ok(()) | Err(libc::EEXIST) => {}
             Err(error) => return Err(Step::Link.at(index)(error)),
         }
     }
+    parent.close();
     Ok(())
 }
 

@@ -92,7 +92,7 @@ fn a_layer_that_holds_nothing_has_no_folder() {
         let chain = snapshot.chain.as_ref().expect("not empty");
         assert_eq!(snapshots.get(chain).expect("read").as_ref(), Some(snapshot));
     }
-    let again = snapshots.begin(&base_of(&hollow, &snapshots)).expect("begun").commit(&diff_id("2"), true);
+    let again = snapshots.begin(&base_of(&hollow, snapshots)).expect("begun").commit(&diff_id("2"), true);
     assert_eq!(again.expect("there"), hollow);
 }
 
