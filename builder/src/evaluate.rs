@@ -283,7 +283,8 @@ impl<'a> Evaluator<'a> {
     ) -> Result<ImageState> {
         let stage = &self.context.plan.stages[index];
         let is_image = base != "scratch" && self.context.plan.named(base, index).is_none();
-        let mut walk = StageWalk { index, state, number: usize::from(is_image), trigger: false };
+        let (number, total) = (usize::from(is_image), self.total(index));
+        let mut walk = StageWalk { index, state, number, total, trigger: false };
         for text in triggers {
             let mut statement = dockerfile::parse_trigger(&text).map_err(|error| {
                 let fault = Fault {
@@ -450,7 +451,7 @@ impl<'a> Evaluator<'a> {
             return format!("[{}ONBUILD] {text}", self.label(walk.index));
         }
         walk.number += 1;
-        format!("[{}{}/{}] {text}", self.label(walk.index), walk.number, self.total(walk.index))
+        format!("[{}{}/{}] {text}", self.label(walk.index), walk.number, walk.total)
     }
 
     /// Returns the stage's name and a blank, when there is more than one stage.
@@ -506,6 +507,8 @@ pub(crate) struct StageWalk {
     pub(crate) state: ImageState,
     /// The number of the last step that people see.
     number: usize,
+    /// How many they see in all.
+    total: usize,
     /// Whether the instruction comes from an `ONBUILD`.
     trigger: bool,
 }

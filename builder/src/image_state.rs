@@ -1,6 +1,6 @@
 //! [`ImageState`]: what an image's config will be, as the instructions of a stage change it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use oci::image_config::Empty;
 use oci::{ContainerConfig, HealthConfig, History, ImageConfig, Platform};
@@ -20,18 +20,39 @@ pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// Variables in the order in which they were last set, as `RUN` gets them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Env(pub(crate) Vec<(String, String)>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Env {
+    /// `None` where one was before it moved to the end.
+    slots: Vec<Option<(String, String)>>,
+    /// Where each is.
+    places: HashMap<String, usize>,
+}
 
 impl Env {
     /// Sets a variable; it moves to the end.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
-        self.0.retain(|(other, _)| other != name);
-        self.0.push((name.to_owned(), value.to_owned()));
+        let end = self.slots.len();
+        match self.places.get_mut(name) {
+            Some(place) => self.slots[std::mem::replace(place, end)] = None,
+            None => {
+                self.places.insert(name.to_owned(), end);
+            }
+        }
+        self.slots.push(Some((name.to_owned(), value.to_owned())));
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+        let (_, value) = self.slots.get(*self.places.get(name)?)?.as_ref()?;
+        Some(value)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.slots.iter().flatten().map(|(name, _)| name.as_str())
+    }
+
+    /// Returns all of them, in order.
+    pub(crate) fn to_vec(&self) -> Vec<(String, String)> {
+        self.slots.iter().flatten().cloned().collect()
     }
 }
 
@@ -72,6 +93,8 @@ pub(crate) struct ImageState {
     pub(crate) top: Option<StepIndex>,
     /// Whether `CMD` was set in this very stage.
     cmd_is_set: bool,
+    /// Where each variable of `config.env` is.
+    env_places: HashMap<String, usize>,
 }
 
 impl ImageState {
@@ -110,10 +133,11 @@ impl ImageState {
         if !has_path && platform.os != "windows" {
             config.env.push(format!("PATH={DEFAULT_PATH}"));
         }
-        let mut env = Env::default();
-        for variable in &config.env {
+        let (mut env, mut env_places) = (Env::default(), HashMap::new());
+        for (place, variable) in config.env.iter().enumerate() {
             let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
             env.set(name, value);
+            env_places.entry(name.to_owned()).or_insert(place);
         }
         Self {
             platform: platform.clone(),
@@ -125,6 +149,7 @@ impl ImageState {
             args: Vec::new(),
             top,
             cmd_is_set: false,
+            env_places,
         }
     }
 
@@ -136,7 +161,7 @@ impl ImageState {
     /// Returns what a process sees here beside the files.
     pub(crate) fn surroundings(&self, network: Network) -> Surroundings {
         Surroundings {
-            env: self.env.0.clone(),
+            env: self.env.to_vec(),
             cwd: self.working_dir(),
             user: self.config.user.clone(),
             shell: self.config.shell.clone(),
@@ -161,11 +186,12 @@ impl ImageState {
         for (name, value) in pairs {
             self.env.set(name, value);
             let variable = format!("{name}={value}");
-            let is_same =
-                |other: &&mut String| other.split_once('=').map_or(other.as_str(), |(other, _)| other) == name;
-            match self.config.env.iter_mut().find(is_same) {
-                Some(other) => *other = variable,
-                None => self.config.env.push(variable),
+            match self.env_places.get(name) {
+                Some(place) => self.config.env[*place] = variable,
+                None => {
+                    self.env_places.insert(name.clone(), self.config.env.len());
+                    self.config.env.push(variable);
+                }
             }
         }
         self.note(format!("ENV {}", joined(pairs)));

@@ -205,7 +205,7 @@ impl Evaluator<'_> {
         }
         let is_declared = |name: &str| walk.state.args.iter().any(|(declared, _)| declared == name);
         for name in expanded.unset.iter().filter(|name| !is_declared(name) && !NO_VARIABLES.contains(&name.as_str())) {
-            let known = walk.state.env.0.iter().map(|(name, _)| name.as_str());
+            let known = walk.state.env.names();
             let mut message = format!("Usage of undefined variable '${name}'");
             if let Some(meant) = suggest::closest(name, known) {
                 message.push_str(&format!(" (did you mean ${meant}?)"));

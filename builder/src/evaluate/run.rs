@@ -97,7 +97,7 @@ impl Evaluator<'_> {
         let operation = ExecOperation {
             base: walk.state.top,
             argv,
-            env: walk.state.env.0.clone(),
+            env: walk.state.env.to_vec(),
             args: walk.state.args.iter().map(|(name, _)| name.clone()).collect(),
             hidden_env: self.proxies(&walk.state.env),
             cwd: absolute(&walk.state.working_dir()),
