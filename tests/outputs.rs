@@ -212,6 +212,13 @@ fn each_platform_has_a_folder_and_the_cache_can_be_all() {
     let merged = format!("type=local,dest={},platform-split=false", path(&env.path("merged")));
     let stderr = build(&merged, "linux/amd64,linux/arm64").failure(1);
     assert!(stderr.contains("several platforms cannot share"), "{stderr}");
+    let tar = env.path("files.tar");
+    let names = |platforms: &str| {
+        build(&format!("type=tar,dest={}", path(&tar)), platforms).success();
+        run(Command::new("tar").args(["-tf", path(&tar)])).success()
+    };
+    assert_eq!(names("linux/arm64"), "arm64\n");
+    assert_eq!(names("linux/amd64,linux/arm64"), "linux_amd64/\nlinux_amd64/amd64\nlinux_arm64/\nlinux_arm64/arm64\n");
     build("type=cacheonly", "linux/amd64").success();
     assert_eq!(env.slipway(["images", "-q"]).success(), "");
 }

@@ -42,6 +42,6 @@ pub use compress::{Compression, Encoder, Format};
 pub use diff::{DiffError, diff};
 pub use entry::{Entry, EntryKind, Timestamp};
 pub use fold::{count, fold};
-pub use pack::{PackError, PackOptions, PackedTar, pack_diff, pack_tree, write_diff, write_tree};
+pub use pack::{PackError, PackOptions, PackedTar, pack_diff, pack_tree, write_diff, write_tree, write_trees};
 pub use remove::remove_tree;
 pub use tree::{Children, Follow, Node, NodeKind, Tree, TreeError};

@@ -10,6 +10,7 @@ use oci::DiffId;
 
 use crate::beneath;
 use crate::diff::{self, CAPABILITY};
+use crate::entry::join_path;
 use crate::hashing::HashingWriter;
 use crate::tar::{TarWriteError, Writer};
 use crate::{DiffError, Entry, EntryKind, NodeKind, Timestamp, Tree, TreeError};
@@ -97,17 +98,41 @@ pub fn write_diff(upper: &Path, lower: &Tree, sink: &mut dyn Write, options: &Pa
 /// The root itself gets no entry, and sockets are left out.
 pub fn write_tree(tree: &Tree, sink: &mut dyn Write, options: &PackOptions) -> Result<u64, PackError> {
     let mut writer = Writer::new(sink);
+    append_tree(tree, b"", &mut writer, options)?;
+    end(writer)
+}
+
+/// Writes several trees side by side, each in a folder of its own in the root; returns the number of entries.
+pub fn write_trees(trees: &[(&str, &Tree)], sink: &mut dyn Write, options: &PackOptions) -> Result<u64, PackError> {
+    let mut writer = Writer::new(sink);
+    for (folder, tree) in trees {
+        let mut entry = Entry::new(*folder, EntryKind::Directory, 0o755);
+        options.clamp(&mut entry);
+        append(&mut writer, &entry, None)?;
+        append_tree(tree, folder.as_bytes(), &mut writer, options)?;
+    }
+    end(writer)
+}
+
+/// Writes all that is in a tree below a folder.
+fn append_tree(
+    tree: &Tree,
+    folder: &[u8],
+    writer: &mut Writer<&mut dyn Write>,
+    options: &PackOptions,
+) -> Result<(), PackError> {
     let mut sources: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
     let mut stack = tree.read_dir(&tree.root()?)?;
     stack.reverse();
     while let Some(node) = stack.pop() {
         let Some(mut entry) = node.entry() else { continue };
+        entry.path = join_path(folder, &node.path);
         options.clamp(&mut entry);
         if node.kind == NodeKind::Directory {
             if options.all_xattrs {
                 entry.xattrs = tree.xattrs(&node)?;
             }
-            append(&mut writer, &entry, None)?;
+            append(writer, &entry, None)?;
             let inside = tree.read_dir(&node)?;
             stack.extend(inside.into_iter().rev());
             continue;
@@ -116,10 +141,10 @@ pub fn write_tree(tree: &Tree, sink: &mut dyn Write, options: &PackOptions) -> R
             let inode = (node.dev, node.ino);
             if let Some(source) = sources.get(&inode) {
                 entry.kind = EntryKind::Hardlink { target: source.clone() };
-                append(&mut writer, &entry, None)?;
+                append(writer, &entry, None)?;
                 continue;
             }
-            sources.insert(inode, node.path.clone());
+            sources.insert(inode, entry.path.clone());
         }
         let file = match node.kind {
             NodeKind::File => {
@@ -135,9 +160,9 @@ pub fn write_tree(tree: &Tree, sink: &mut dyn Write, options: &PackOptions) -> R
             }
             _ => None,
         };
-        append(&mut writer, &entry, file)?;
+        append(writer, &entry, file)?;
     }
-    end(writer)
+    Ok(())
 }
 
 fn end(writer: Writer<&mut dyn Write>) -> Result<u64, PackError> {

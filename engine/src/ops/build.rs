@@ -496,12 +496,18 @@ fn read(store: &Store, image: &BuiltImage) -> Result<Image, ImageError> {
 }
 
 fn write_tar(store: &Store, built: &Built, sink: Sink) -> Result<(), BuildOpError> {
-    // Several platforms in one tar would write the same names twice; the first is what was asked for first.
-    let Some(image) = built.images.first() else { return Ok(()) };
-    let snapshot = files::snapshot(store, &read(store, image)?)?;
+    let mut snapshots = Vec::with_capacity(built.images.len());
+    for image in &built.images {
+        snapshots.push((folder_of(image), files::snapshot(store, &read(store, image)?)?));
+    }
     let mut sink = (sink.0)().map_err(BuildOpError::Open)?;
-    files::write_tar(&snapshot, &mut sink)?;
+    files::write_tar(&snapshots, &mut sink)?;
     sink.finish().map_err(BuildOpError::Finish)
+}
+
+/// Returns the name of the folder that a platform's files are in when there are several, as BuildKit calls it.
+fn folder_of(image: &BuiltImage) -> String {
+    image.platform.to_string().replace('/', "_")
 }
 
 fn write_folders(
@@ -514,8 +520,7 @@ fn write_folders(
     for image in &built.images {
         let folder: PathBuf = match split {
             false => folder.to_owned(),
-            // As BuildKit calls them.
-            true => folder.join(image.platform.to_string().replace('/', "_")),
+            true => folder.join(folder_of(image)),
         };
         let snapshot = files::snapshot(store, &read(store, image)?)?;
         files::write_folder(&snapshot, &folder)?;

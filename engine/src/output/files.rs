@@ -36,9 +36,18 @@ pub(crate) fn snapshot(store: &Store, image: &Image) -> Result<Snapshot, FilesEr
     Ok(store.snapshots().ensure(&image.layers()?, &|_| {})?)
 }
 
-/// Writes all files of a snapshot as one tar.
-pub(crate) fn write_tar(snapshot: &Snapshot, mut sink: impl Write) -> Result<(), FilesError> {
-    layer::pack_tree(&snapshot.tree()?, &mut sink, &PackOptions::default())?;
+/// Writes all files of a snapshot as one tar; of several, each has a folder of its own.
+pub(crate) fn write_tar(snapshots: &[(String, Snapshot)], mut sink: impl Write) -> Result<(), FilesError> {
+    let trees = snapshots.iter().map(|(folder, snapshot)| Ok((folder.as_str(), snapshot.tree()?)));
+    let trees = trees.collect::<Result<Vec<_>, FilesError>>()?;
+    let options = PackOptions::default();
+    match &trees[..] {
+        [(_, tree)] => layer::write_tree(tree, &mut sink, &options)?,
+        trees => {
+            let trees: Vec<_> = trees.iter().map(|(folder, tree)| (*folder, tree)).collect();
+            layer::write_trees(&trees, &mut sink, &options)?
+        }
+    };
     Ok(())
 }
 
