@@ -1,23 +1,28 @@
 //! Blobs: reading them whole or in part, and deleting them.
 
 use std::ops::{Range, RangeInclusive};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, Method, Response, StatusCode, header};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, BoxStream, StreamExt};
 use oci::{Digest, RepositoryName};
 
 use super::App;
 use super::body::FileBody;
 use super::error::RequestError;
 use super::response::{self, not_modified};
-use crate::storage::{Blob, Content};
+use crate::storage::{Blob, Content, ObjectError, StorageError};
 
 /// With this header, a client gets the bytes from us even where others are sent to the store.
 const NO_REDIRECT: HeaderName = HeaderName::from_static("slipway-no-redirect");
 /// For how long an address of the store may be used; a slow client begins within that, and may then take its time.
 const SIGNED_FOR: Duration = Duration::from_secs(20 * 60);
+/// How much of a blob is asked of a bucket at once, if there is memory, and how many parts at a time.
+const PART: usize = 8 * 1024 * 1024;
+const AHEAD: usize = 4;
 /// What any bytes are called.
 const BYTES: &str = "application/octet-stream";
 
@@ -77,19 +82,75 @@ fn whole(body: Body, length: u64, digest: &Digest) -> Response<Body> {
 }
 
 /// Sends some of a blob, or nothing if it was thrown away meanwhile.
+///
+/// What comes over a network is asked for in parts, the next ones while one is sent: a single stream from a bucket is
+/// slower than most clients.
 async fn body(app: &App, blob: &Blob, wanted: Range<u64>) -> Result<Option<Body>, RequestError> {
     if wanted.is_empty() {
         return Ok(Some(Body::empty()));
     }
-    let length = wanted.end - wanted.start;
-    Ok(match blob.read(wanted).await? {
+    // Many clients at once keep a bucket busy by themselves, and there is no memory for parts of all of them.
+    let share = app.memory().share(PART);
+    let (part, ahead) = if share >= PART / 4 { (share as u64, AHEAD) } else { (PART as u64, 1) };
+    let first = wanted.start..wanted.end.min(wanted.start + part);
+    let whole = first == wanted;
+    let content = match blob.read(first.clone()).await? {
+        // A file has all of it.
+        Some(Content::File { .. }) if !whole => blob.read(wanted.clone()).await?,
+        content => content,
+    };
+    Ok(match content {
         None => None,
-        Some(Content::Bytes(bytes)) => Some(Body::from(bytes)),
-        Some(Content::Stream(stream)) => Some(Body::from_stream(stream)),
-        Some(Content::File { file, offset, .. }) => {
+        Some(Content::File { file, offset, length }) => {
             Some(FileBody::body(file, offset, length, app.memory().clone()).await?)
         }
+        Some(Content::Bytes(bytes)) if whole => Some(Body::from(bytes)),
+        Some(content) => {
+            let starts = (first.end..wanted.end).step_by(usize::try_from(part).unwrap_or(PART));
+            let parts = starts.map(move |start| start..wanted.end.min(start + part));
+            let blob = blob.clone();
+            let following = stream::iter(parts).map(move |range| read_part(blob.clone(), range)).buffered(ahead);
+            Some(Body::from_stream(pieces(content).chain(following)))
+        }
     })
+}
+
+/// Reads some of a blob into memory.
+async fn read_part(blob: Blob, range: Range<u64>) -> Result<Bytes, ObjectError> {
+    let gone = |what: &str| ObjectError::Damaged { what: what.to_owned() };
+    let size = usize::try_from(range.end - range.start).unwrap_or(0);
+    let content = blob.read(range).await.map_err(|error| match error {
+        StorageError::Object(error) => error,
+        error => ObjectError::Unavailable { source: error.into() },
+    })?;
+    match content.ok_or_else(|| gone("a blob that is being read"))? {
+        Content::Bytes(bytes) => Ok(bytes),
+        content => {
+            let mut all = BytesMut::with_capacity(size);
+            let mut pieces = pieces(content);
+            while let Some(piece) = pieces.next().await {
+                all.extend_from_slice(&piece?);
+            }
+            Ok(all.freeze())
+        }
+    }
+}
+
+/// Returns content piece by piece.
+fn pieces(content: Content) -> BoxStream<'static, Result<Bytes, ObjectError>> {
+    match content {
+        Content::Bytes(bytes) => stream::once(std::future::ready(Ok(bytes))).boxed(),
+        Content::Stream(stream) => stream,
+        Content::File { file, offset, length } => stream::once(store::blocking::run(move || {
+            let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+            file.read_exact_at(&mut bytes, offset).map(|()| bytes.into()).map_err(|source| ObjectError::Failed {
+                action: "read",
+                what: "data".into(),
+                source: source.into(),
+            })
+        }))
+        .boxed(),
+    }
 }
 
 /// Gathers a blob that is known to be short.

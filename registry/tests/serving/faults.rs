@@ -95,3 +95,23 @@ fn bytes_that_are_lost_are_not_there_and_the_next_push_heals_them() {
     assert_eq!(server.send("POST", &push, &blob).status, 201);
     assert!(server.send("GET", &pull, b"").body == blob);
 }
+
+#[test]
+fn a_large_blob_of_a_store_that_is_no_disk_comes_in_parts() {
+    let storage = Storage::new(Memory::default().backend(), StorageOptions::default());
+    let server = Running::start(move |options| options.storage = storage);
+    let blob: Vec<u8> = (0..7_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let digest = Digest::sha256(&blob);
+    let pull = format!("/v2/a/blobs/{digest}");
+    assert_eq!(server.send("POST", &format!("/v2/a/blobs/uploads/?digest={digest}"), &blob).status, 201);
+    assert!(server.send("GET", &pull, b"").body == blob);
+    for (range, expected) in [
+        ("bytes=1-26999999", &blob[1..27_000_000]),
+        ("bytes=27999999-", &blob[27_999_999..]),
+        ("bytes=5-8388612", &blob[5..8_388_613]),
+        ("bytes=5-8388613", &blob[5..8_388_614]),
+    ] {
+        let answer = request(&server.addr, "GET", &pull, &[("range", range)], b"").expect("an answer");
+        assert!(answer.status == 206 && answer.body == expected, "{range}");
+    }
+}
