@@ -112,4 +112,6 @@ pub(crate) enum Command {
     Version(commands::version::Args),
     Completion(commands::completion::Args),
     Debug(commands::debug::Args),
+    Network(commands::network::Args),
+    Volume(commands::volume::Args),
 }

@@ -7,6 +7,7 @@
 //! | `flags/` | words that flags share, and the long ones: `-o`, and how a container runs |
 //! | `session` | what commands share: home, engine, async runtime, interrupts |
 //! | `shell` | this terminal as the ends of a shell in a build's step |
+//! | `objects` | what commands about networks and volumes share |
 //! | `clock` | the one place that asks what time it is |
 //! | `progress/` | the views of a build and of transfers |
 //! | `each` | doing the same to several names |
@@ -22,6 +23,7 @@ mod commands;
 mod each;
 mod failure;
 mod flags;
+mod objects;
 mod progress;
 mod session;
 mod shell;

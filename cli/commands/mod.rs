@@ -22,6 +22,7 @@ pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod logs;
+pub(crate) mod network;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
@@ -35,6 +36,7 @@ pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod tag;
 pub(crate) mod version;
+pub(crate) mod volume;
 pub(crate) mod wait;
 
 /// How a list is printed.
@@ -120,6 +122,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Version(args) => version::run(&args),
         Command::Completion(args) => completion::run(&args),
         Command::Debug(args) => debug::run(args, &session),
+        Command::Network(args) => network::run(args, &session),
+        Command::Volume(args) => volume::run(args, &session),
     }
 }
 

@@ -56,7 +56,7 @@ impl CacheFilter {
             "inuse" => self.in_use = Some(yes()?),
             "shared" => self.shared = Some(yes()?),
             "private" => self.shared = Some(!yes()?),
-            "until" | "unused-for" => self.before = Some(before(&text()?, now)?),
+            "until" | "unused-for" => self.before = Some(before(&text()?, now)?.into()),
             _ => anyhow::bail!("there are id, parent, type, description, until, inuse, shared and private"),
         }
         Ok(())
@@ -82,17 +82,17 @@ impl CacheFilter {
 }
 
 /// Reads `24h`, `1h30m`, a moment, or seconds since 1970.
-fn before(text: &str, now: Timestamp) -> anyhow::Result<SystemTime> {
+pub(crate) fn before(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
     if let Ok(age) = text.parse::<SignedDuration>() {
         anyhow::ensure!(!age.is_negative(), "`{text}` is in the future");
-        return Ok(now.checked_sub(age).with_context(|| format!("`{text}` is before all time"))?.into());
+        return Ok(now.checked_sub(age).with_context(|| format!("`{text}` is before all time"))?);
     }
     if let Some(moment) = text.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok()) {
-        return Ok(moment.into());
+        return Ok(moment);
     }
     let moment: Timestamp =
         text.parse().map_err(|_| anyhow::anyhow!("`{text}` is neither an age such as `24h` nor a moment"))?;
-    Ok(moment.into())
+    Ok(moment)
 }
 
 #[cfg(test)]

@@ -25,6 +25,15 @@ pub(crate) fn variable(text: &str) -> anyhow::Result<Option<(String, String)>> {
     }
 }
 
+/// Reads labels and options: `NAME=VALUE`, or a lone name, whose value is empty.
+pub(crate) fn pairs(texts: &[String]) -> std::collections::BTreeMap<String, String> {
+    let pair = |text: &String| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        (name.to_owned(), value.to_owned())
+    };
+    texts.iter().map(pair).collect()
+}
+
 /// Splits `HOST:IP`, or `HOST:host-gateway` for the machine itself.
 pub(crate) fn host_of_build(text: &str) -> anyhow::Result<(String, String)> {
     match text.split_once(['=', ':']) {

@@ -64,6 +64,13 @@ pub mod runtime {
     pub use ::runtime::{LinuxSeccomp, Seccomp, Size, StartError};
 }
 
+/// What networks and volumes are.
+pub mod networks {
+    pub use supervisor::networks::{NetworkRecord, NetworkWishes, Subnet, parse_net};
+    pub use supervisor::record::Endpoint;
+    pub use supervisor::volumes::{VolumeError, VolumeRecord};
+}
+
 pub use registry::client::{Client, ClientOptions};
 /// The process that watches a container, for the program that is started as one.
 pub mod supervisor {

@@ -14,6 +14,7 @@ pub mod load;
 pub mod login;
 pub mod logout;
 pub mod logs;
+pub mod network;
 pub mod prune;
 pub mod ps;
 pub mod pull;
@@ -27,6 +28,7 @@ pub mod start;
 pub mod stop;
 pub mod tag;
 pub mod unpause;
+pub mod volume;
 pub mod wait;
 
 mod find;
