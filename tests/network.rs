@@ -1,6 +1,8 @@
 //! `slipway network`.
 
-use super::support::{TestEnv, needs};
+use std::io::{Read, Write};
+
+use super::support::{TestEnv, eventually, needs};
 
 /// A name that no other test's network has.
 fn name(env: &TestEnv, rest: &str) -> String {
@@ -140,4 +142,171 @@ fn bad_wishes_are_refused_and_leave_nothing() {
     let error = env.slipway(["network", "ls", "-f", "colour=red"]).failure(1);
     assert!(error.contains("invalid filter"), "{error}");
     assert_eq!(std::fs::read_dir(env.home().join("networks")).map_or(0, Iterator::count), 0);
+}
+
+/// A home with containers, which go away with the test.
+struct Containers<'a> {
+    env: &'a TestEnv,
+    names: Vec<String>,
+}
+
+impl<'a> Containers<'a> {
+    fn new(env: &'a TestEnv) -> Self {
+        Self { env, names: Vec::new() }
+    }
+
+    /// Runs a web server that says its own name.
+    fn serve(&mut self, name: &str, flags: &[&str]) {
+        let script = format!("mkdir -p /www; echo {name} > /www/index.html; exec httpd -f -p 80 -h /www");
+        self.names.push(name.to_owned());
+        let command = [&["run", "-d", "--name", name], flags, &["busybox", "sh", "-c", &script]].concat();
+        self.env.slipway(command).success();
+    }
+}
+
+impl Drop for Containers<'_> {
+    fn drop(&mut self) {
+        for name in &self.names {
+            self.env.slipway(["rm", "-f", "-v", name]);
+        }
+    }
+}
+
+/// What somebody on a network gets from a server there, by its name; empty when there is none of that name.
+fn get(env: &TestEnv, network: &str, name: &str) -> String {
+    let script = format!(
+        "a=$(nslookup {name} | tail -n +3 | sed -n 's/^Address: //p' | grep -v : | head -n 1); [ -n \"$a\" ] && wget -q -O - http://$a/"
+    );
+    env.slipway(["run", "--rm", "--network", network, "busybox", "sh", "-c", &script]).stdout()
+}
+
+fn fetch(port: u16) -> std::io::Result<String> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[test]
+fn containers_know_each_other_by_name_also_after_a_restart_and_strangers_do_not() {
+    if !needs::root() {
+        return;
+    }
+    let env = TestEnv::with_busybox();
+    let mut networks = Networks::new(&env);
+    let (front, back) = (networks.create("front", &[]), networks.create("back", &[]));
+    let mut containers = Containers::new(&env);
+    containers.serve("web", &["--network", &front, "--network-alias", "shop"]);
+    for name in ["web", "shop"] {
+        eventually(20, "the server is known", || get(&env, &front, name) == "web\n");
+    }
+    assert_eq!(get(&env, &back, "web"), "");
+    env.slipway(["stop", "-t", "0", "web"]).success();
+    assert_eq!(get(&env, &front, "web"), "");
+    env.slipway(["start", "web"]).success();
+    eventually(20, "the server is known again", || get(&env, &front, "web") == "web\n");
+    // It moves: both networks know it, then only the other one.
+    env.slipway(["network", "connect", "--alias", "moved", &back, "web"]).success();
+    assert_eq!((get(&env, &back, "moved").as_str(), get(&env, &front, "web").as_str()), ("web\n", "web\n"));
+    let error = env.slipway(["network", "rm", &back]).failure(1);
+    assert!(error.contains("has active endpoints (name:\"web\""), "{error}");
+    let error = env.slipway(["network", "connect", &back, "web"]).failure(1);
+    assert!(error.contains("already exists in network"), "{error}");
+    env.slipway(["network", "disconnect", &front, "web"]).success();
+    assert_eq!((get(&env, &back, "web").as_str(), get(&env, &front, "web").as_str()), ("web\n", ""));
+    let shown = inspect(&env, &back);
+    let on = shown["Containers"].as_object().unwrap().values().next().unwrap();
+    assert_eq!(on["Name"], "web");
+    assert!(
+        on["IPv4Address"].as_str().unwrap().contains('/') && on["MacAddress"].as_str().unwrap().len() == 17,
+        "{on}"
+    );
+    // What it was told lasts.
+    env.slipway(["stop", "-t", "0", "web"]).success();
+    env.slipway(["start", "web"]).success();
+    eventually(20, "it is where it was", || get(&env, &back, "moved") == "web\n");
+}
+
+#[test]
+fn ports_are_published_and_given_back_whoever_is_killed() {
+    if !needs::root() {
+        return;
+    }
+    let env = TestEnv::with_busybox();
+    let mut networks = Networks::new(&env);
+    let front = networks.create("front", &[]);
+    let mut containers = Containers::new(&env);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let publish = format!("127.0.0.1:{port}:80");
+    containers.serve("web", &["--network", &front, "-p", &publish]);
+    eventually(20, "the page is served", || fetch(port).is_ok_and(|text| text.ends_with("web\n")));
+    let error = env.slipway(["run", "--rm", "-p", &publish, "busybox", "true"]).failure(125);
+    assert!(error.contains(&format!("Bind for 127.0.0.1:{port} failed: port is already allocated")), "{error}");
+    // The watcher is killed, and the container with it; the next command finds nothing in its way.
+    let shown = env.slipway(["inspect", "web"]).success();
+    let shown: Vec<serde_json::Value> = serde_json::from_str(&shown).unwrap();
+    let pid = i32::try_from(shown[0]["State"]["Pid"].as_i64().unwrap()).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let watcher = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
+    super::support::send(watcher, rustix::process::Signal::KILL);
+    eventually(20, "the container is gone", || !std::path::Path::new(&format!("/proc/{pid}/exe")).exists());
+    env.slipway(["start", "web"]).success();
+    eventually(20, "the page is served again", || fetch(port).is_ok_and(|text| text.ends_with("web\n")));
+    env.slipway(["rm", "-f", "web"]).success();
+    assert!(fetch(port).is_err());
+    eventually(20, "its interface is gone", || env.slipway(["network", "rm", &front]).code() == 0);
+}
+
+#[test]
+fn addresses_modes_and_files_are_as_asked_for() {
+    if !needs::root() {
+        return;
+    }
+    let env = TestEnv::with_busybox();
+    let mut networks = Networks::new(&env);
+    let part = std::process::id() % 250;
+    let subnet = format!("10.250.{part}.0/24");
+    let front = networks.create("front", &["--subnet", &subnet]);
+    let auto = networks.create("auto", &[]);
+    let wished = format!("10.250.{part}.77");
+    let run = |flags: &[&str], script: &str| {
+        env.slipway([&["run", "--rm"], flags, &["busybox", "sh", "-c", script]].concat())
+    };
+    let shown =
+        run(&["--network", &front, "--ip", &wished, "-h", "box"], "ip addr show eth0; cat /etc/hosts /etc/resolv.conf")
+            .success();
+    assert!(shown.contains(&format!("inet {wished}/24")) && shown.contains(&format!("{wished}\tbox\n")), "{shown}");
+    assert!(shown.contains("nameserver 127.0.0.11\n") && shown.contains("options ndots:0\n"), "{shown}");
+    let shown = run(&["--network", &front, "--add-host", "me:host-gateway"], "cat /etc/hosts").success();
+    assert!(shown.contains(&format!("10.250.{part}.1\tme\n")), "{shown}");
+    let shown =
+        run(&["--dns", "10.9.8.7", "--dns-search", "example.org", "--dns-option", "timeout:1"], "cat /etc/resolv.conf")
+            .success();
+    for line in ["nameserver 10.9.8.7", "search example.org", "options timeout:1"] {
+        assert!(shown.lines().any(|known| known == line), "{shown}");
+    }
+    let both = run(&["--network", &front, "--network", &auto], "ip -o -4 addr | grep -c eth").success();
+    assert_eq!(both, "2\n");
+    let mut containers = Containers::new(&env);
+    containers.serve("web", &["--network", &front]);
+    let shared =
+        run(&["--network", "container:web"], "hostname; until wget -q -O - http://127.0.0.1/; do sleep 0.1; done")
+            .success();
+    assert!(shared.ends_with("web\n") && shared.lines().next().is_some_and(|name| name.len() == 12), "{shared}");
+    for (flags, expected) in [
+        (&["--network", "nosuch"][..], "network nosuch not found"),
+        (&["--network", "container:nosuch"], "No such container"),
+        (&["--network", &auto, "--ip", "10.1.2.3"], "networks with user configured subnets"),
+        (&["--network", &front, "--ip", "10.1.2.3"], "no address for a container"),
+        (&["--network-alias", "x"], "only supported for user-defined networks"),
+        (&["--network", "container:web", "-p", "80"], "conflicting options"),
+        (&["-p", "x:80"], "invalid hostPort"),
+    ] {
+        let error = run(flags, "true").failure(125);
+        assert!(error.contains(expected), "{flags:?}: {error}");
+    }
+    env.slipway(["stop", "-t", "0", "web"]).success();
+    let error = run(&["--network", "container:web"], "true").failure(125);
+    assert!(error.contains("cannot join network of a non running container"), "{error}");
 }

@@ -29,7 +29,7 @@ fn failures_have_dockers_exit_codes() {
     assert!(run(&["busybox", "/etc/passwd"]).failure(126).contains("Permission denied"));
     assert!(run(&["--pull=never", "nosuch"]).failure(125).contains("nosuch"));
     assert!(run(&["-u", "nosuch", "busybox"]).failure(125).contains("unable to find user `nosuch`"));
-    assert!(run(&["-v", "name:/x", "busybox"]).failure(125).contains("named volumes"));
+    assert!(run(&["-v", "na me:/x", "busybox"]).failure(125).contains("invalid characters for a local volume name"));
     let home = env.home();
     let left = || std::fs::read_dir(home.join("containers")).map_or(0, Iterator::count);
     // As under docker, what could not be started stays; what could not be made does not.

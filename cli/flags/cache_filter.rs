@@ -85,7 +85,7 @@ impl CacheFilter {
 pub(crate) fn before(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
     if let Ok(age) = text.parse::<SignedDuration>() {
         anyhow::ensure!(!age.is_negative(), "`{text}` is in the future");
-        return Ok(now.checked_sub(age).with_context(|| format!("`{text}` is before all time"))?);
+        return now.checked_sub(age).with_context(|| format!("`{text}` is before all time"));
     }
     if let Some(moment) = text.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok()) {
         return Ok(moment);

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use builder::PullPolicy;
 use clap::ValueEnum;
-use engine::containers::Endpoint;
 use engine::containers::config::{Config, DeviceMapping, HostConfig, PortBinding, RestartPolicy, Ulimit};
-use engine::ops::create::{CreateOptions, RunMount};
+use engine::ops::create::CreateOptions;
 use engine::runtime::{LinuxSeccomp, PortMapping, parse_ports};
 use oci::HealthConfig;
 
+use super::network::NetworkArgs;
+use super::{mounts, network};
 use crate::{clock, terminal, units};
 
 /// How a container is made.
@@ -79,8 +80,8 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) label_file: Vec<PathBuf>,
 
-    /// Mount a folder of the machine, or an empty one
-    #[arg(short, long, value_name = "[SOURCE:]TARGET[:ro]", help_heading = "Files")]
+    /// Mount a folder of the machine, or a volume
+    #[arg(short, long, value_name = "[SOURCE:]TARGET[:OPTIONS]", help_heading = "Files")]
     pub(crate) volume: Vec<String>,
     /// Mount, spelled out: type=bind|tmpfs|volume,source=…,target=…,readonly
     #[arg(long, value_name = "SPEC", help_heading = "Files")]
@@ -88,6 +89,9 @@ pub(crate) struct ContainerArgs {
     /// Mount a folder in memory
     #[arg(long, value_name = "TARGET[:OPTIONS]", help_heading = "Files")]
     pub(crate) tmpfs: Vec<String>,
+    /// Mount what another container has mounted
+    #[arg(long, value_name = "CONTAINER[:ro]", help_heading = "Files")]
+    pub(crate) volumes_from: Vec<String>,
     /// Make the image's files read-only
     #[arg(long, help_heading = "Files")]
     pub(crate) read_only: bool,
@@ -95,12 +99,14 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "BYTES", value_parser = crate::commands::bytes, help_heading = "Files")]
     pub(crate) shm_size: Option<u64>,
 
-    /// Network: bridge, none or host
-    #[arg(long, value_name = "MODE", default_value = "bridge", visible_alias = "net", help_heading = "Network")]
-    pub(crate) network: String,
+    #[command(flatten)]
+    pub(crate) networks: NetworkArgs,
     /// Reach a port of the container on this machine
     #[arg(short, long, value_name = "[[IP:]PORT:]PORT[/PROTOCOL]", help_heading = "Network")]
     pub(crate) publish: Vec<String>,
+    /// Reach every port that is exposed, on ports that are picked
+    #[arg(short = 'P', long, help_heading = "Network")]
+    pub(crate) publish_all: bool,
     /// Note that the program listens on a port
     #[arg(long, value_name = "PORT[/PROTOCOL]", help_heading = "Network")]
     pub(crate) expose: Vec<String>,
@@ -266,20 +272,24 @@ pub(crate) fn parse(args: &ContainerArgs) -> anyhow::Result<CreateOptions> {
         PullArg::Never => PullPolicy::Never,
     };
     for text in &args.volume {
-        options.mounts.push(volume(text).with_context(|| format!("--volume `{text}`"))?);
+        options.mounts.push(mounts::volume(text).with_context(|| format!("--volume `{text}`"))?);
     }
     for text in &args.mount {
-        options.mounts.push(mount(text).with_context(|| format!("--mount `{text}`"))?);
+        options.mounts.push(mounts::mount(text).with_context(|| format!("--mount `{text}`"))?);
     }
     for text in &args.tmpfs {
-        options.mounts.push(tmpfs(text).with_context(|| format!("--tmpfs `{text}`"))?);
+        options.mounts.push(mounts::tmpfs(text).with_context(|| format!("--tmpfs `{text}`"))?);
     }
     options.config = config(args, command)?;
     options.host_config = host_config(args)?;
-    options.networks = match options.host_config.network_mode.as_str() {
-        "bridge" => vec![Endpoint { network: "bridge".into(), ..Endpoint::default() }],
-        _ => Vec::new(),
-    };
+    (options.host_config.network_mode, options.networks) = network::parse(&args.networks)?;
+    if options.host_config.network_mode.starts_with("container:") {
+        let published = !args.publish.is_empty() || args.publish_all;
+        anyhow::ensure!(!published, "conflicting options: port publishing and the container type network mode");
+        anyhow::ensure!(args.hostname.is_none(), "conflicting options: hostname and the network mode");
+        let names = !args.dns.is_empty() || !args.add_host.is_empty();
+        anyhow::ensure!(!names, "conflicting options: dns, custom host-to-IP mapping and the network mode");
+    }
     Ok(options)
 }
 
@@ -370,6 +380,9 @@ fn host_config(args: &ContainerArgs) -> anyhow::Result<HostConfig> {
         group_add: some(&args.group_add),
         dns_search: args.dns_search.clone(),
         dns_options: args.dns_option.clone(),
+        publish_all_ports: args.publish_all,
+        binds: some(&args.volume),
+        volumes_from: some(&args.volumes_from),
         init: args.init.then_some(true),
         oom_score_adj: args.oom_score_adj.unwrap_or_default(),
         cgroup_parent: args.cgroup_parent.clone().unwrap_or_default(),
@@ -384,11 +397,6 @@ fn host_config(args: &ContainerArgs) -> anyhow::Result<HostConfig> {
     {
         host.console_size = [size.rows, size.columns];
     }
-    host.network_mode = match args.network.as_str() {
-        "bridge" | "default" => "bridge".into(),
-        mode @ ("none" | "host") => mode.into(),
-        other => anyhow::bail!("network `{other}` not found; there are bridge, none and host"),
-    };
     for text in &args.publish {
         for mapping in parse_ports(text).context("--publish")? {
             let (first, last) = (mapping.host_ports.start(), mapping.host_ports.end());
@@ -576,139 +584,4 @@ fn environment(args: &ContainerArgs) -> anyhow::Result<Vec<String>> {
         add(text).context("--env")?;
     }
     Ok(all)
-}
-
-/// Reads `[SOURCE:]TARGET[:OPTIONS]`.
-fn volume(text: &str) -> anyhow::Result<RunMount> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, flags) = match parts[..] {
-        [target] => (None, target, ""),
-        [target, flags] if !flags.starts_with('/') => (None, target, flags),
-        [source, target] => (Some(source), target, ""),
-        [source, target, flags] => (Some(source), target, flags),
-        _ => anyhow::bail!("it is not of the form [SOURCE:]TARGET[:ro]"),
-    };
-    let (source, target) = match source {
-        // `name:/target` looks like a target with flags to the rule above.
-        None if !target.starts_with('/') => anyhow::bail!("the target `{target}` must be an absolute path"),
-        source => (source, target_path(target)?),
-    };
-    let mut read_only = false;
-    for flag in flags.split(',').filter(|flag| !flag.is_empty()) {
-        match flag {
-            "ro" | "readonly" => read_only = true,
-            // Labels and propagation as on the machine, and the container is alone with its copy.
-            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "rprivate" | "private" => {}
-            other => anyhow::bail!("unknown option `{other}`"),
-        }
-    }
-    match source {
-        None => Ok(RunMount::Volume { target, read_only }),
-        Some(source) => Ok(RunMount::Bind { source: source_path(source)?, target, read_only, create: true }),
-    }
-}
-
-/// Reads `type=bind|tmpfs|volume,source=…,target=…,readonly`.
-fn mount(text: &str) -> anyhow::Result<RunMount> {
-    let (mut kind, mut source, mut target) = ("volume".to_owned(), None, None);
-    let (mut read_only, mut size, mut mode) = (false, None, None);
-    for (key, value) in super::fields(text)? {
-        match (key.as_str(), value) {
-            ("type", Some(value)) => kind = value,
-            ("source" | "src", Some(value)) => source = Some(value),
-            ("target" | "dst" | "destination", Some(value)) => target = Some(value),
-            ("readonly" | "ro", value) => read_only = super::boolean(&key, value.as_deref())?,
-            ("tmpfs-size", Some(value)) => size = Some(units::parse_size(&value).map_err(anyhow::Error::msg)?),
-            ("tmpfs-mode", Some(value)) => mode = Some(octal(&value)?),
-            ("consistency", _) => {}
-            ("bind-propagation", Some(value)) if value == "rprivate" || value == "private" => {}
-            (key @ ("bind-propagation" | "volume-nocopy"), _) => anyhow::bail!("`{key}` is not supported yet"),
-            (key, _) => anyhow::bail!("unknown key `{key}`"),
-        }
-    }
-    let target = target_path(&target.context("it has no target")?)?;
-    match kind.as_str() {
-        "bind" => {
-            let source = source_path(&source.context("a bind has a source")?)?;
-            Ok(RunMount::Bind { source, target, read_only, create: false })
-        }
-        "tmpfs" => Ok(RunMount::Tmpfs { target, size, mode, read_only }),
-        "volume" if source.is_none() => Ok(RunMount::Volume { target, read_only }),
-        "volume" => anyhow::bail!("named volumes are not supported yet"),
-        other => anyhow::bail!("type `{other}` is none of bind, tmpfs and volume"),
-    }
-}
-
-/// Reads `TARGET[:size=…,mode=…,ro]`.
-fn tmpfs(text: &str) -> anyhow::Result<RunMount> {
-    let (target, flags) = text.split_once(':').unwrap_or((text, ""));
-    let (mut size, mut mode, mut read_only) = (None, None, false);
-    for (key, value) in super::fields(flags)? {
-        match (key.as_str(), value) {
-            ("size", Some(value)) => size = Some(units::parse_size(&value).map_err(anyhow::Error::msg)?),
-            ("mode", Some(value)) => mode = Some(octal(&value)?),
-            ("ro", None) => read_only = true,
-            ("" | "rw" | "nosuid" | "nodev" | "noexec", None) => {}
-            (key, _) => anyhow::bail!("unknown option `{key}`"),
-        }
-    }
-    Ok(RunMount::Tmpfs { target: target_path(target)?, size, mode, read_only })
-}
-
-fn octal(text: &str) -> anyhow::Result<u32> {
-    u32::from_str_radix(text, 8).with_context(|| format!("mode `{text}` is not octal"))
-}
-
-fn target_path(text: &str) -> anyhow::Result<String> {
-    anyhow::ensure!(text.starts_with('/'), "the target `{text}` must be an absolute path");
-    anyhow::ensure!(!text.trim_matches('/').is_empty(), "the target must not be `/`");
-    Ok(text.into())
-}
-
-/// A path of the machine; what has no slash is the name of a volume.
-fn source_path(text: &str) -> anyhow::Result<PathBuf> {
-    if !text.contains('/') && text != "." && text != ".." {
-        anyhow::bail!("named volumes are not supported yet; write ./{text} for a folder");
-    }
-    std::path::absolute(text).with_context(|| format!("cannot use `{text}`"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<RunMount, String> {
-        volume(text).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn volumes_are_read_as_docker_does() {
-        let bind = |source: &str, target: &str, read_only| {
-            Ok(RunMount::Bind { source: source.into(), target: target.into(), read_only, create: true })
-        };
-        assert_eq!(read("/a:/b"), bind("/a", "/b", false));
-        assert_eq!(read("/a:/b:ro"), bind("/a", "/b", true));
-        assert_eq!(read("/b"), Ok(RunMount::Volume { target: "/b".into(), read_only: false }));
-        assert!(read("name:/b").is_err_and(|error| error.contains("named volumes")));
-        for text in ["b", "/a:b", "/a:/", "/a:/b:x", "/a:/b:ro:x"] {
-            assert!(read(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn mounts_are_read_as_docker_does() {
-        let tmpfs = RunMount::Tmpfs { target: "/t".into(), size: Some(1 << 20), mode: Some(0o700), read_only: false };
-        assert_eq!(mount("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=700").ok(), Some(tmpfs));
-        let bind = RunMount::Bind { source: "/a".into(), target: "/b".into(), read_only: true, create: false };
-        assert_eq!(mount("type=bind,src=/a,target=/b,readonly").ok(), Some(bind));
-        for text in [
-            "type=bind,target=/b",
-            "type=bind,src=/a",
-            "type=x,target=/b",
-            "type=bind,what=1",
-            "type=bind,src=/a,target=/b,bind-propagation=shared",
-        ] {
-            assert!(mount(text).is_err(), "{text}");
-        }
-    }
 }

@@ -7,6 +7,8 @@ pub(crate) mod cache_filter;
 pub(crate) mod call;
 pub(crate) mod container;
 pub(crate) mod explain;
+pub(crate) mod mounts;
+pub(crate) mod network;
 pub(crate) mod outputs;
 pub(crate) mod reproducible;
 

@@ -19,6 +19,7 @@
 //! | [`commit_time`] | when the commit of a context was made |
 //! | [`output`] | where `build -o` puts its result |
 //! | [`machine`] | what a container sees of the machine: its name, `/etc/hosts`, its network |
+//! | [`mounts`] | what users want mounted into a container, and making it so |
 //! | [`devices`] | devices of the machine in a container |
 //! | [`interruptible`] | reading that stops when the user wants to stop |
 //! | [`layout`] | the image of an OCI layout, into the store |
@@ -41,6 +42,7 @@ pub mod image_source;
 pub mod interruptible;
 pub mod layout;
 pub mod machine;
+pub mod mounts;
 pub mod ops;
 pub mod output;
 pub mod past;

@@ -58,6 +58,15 @@ pub enum MountKind {
         /// Forbid writing.
         read_only: bool,
     },
+    /// What a spec says of a mount.
+    Spelled {
+        /// `bind`, `tmpfs`…
+        kind: &'static str,
+        /// What is mounted.
+        source: PathBuf,
+        /// How.
+        options: Vec<String>,
+    },
 }
 
 /// The filter for system calls.
@@ -363,6 +372,12 @@ fn user_mount(wanted: &MountPoint) -> Result<Mount, SpecError> {
                 list.push("ro");
             }
             mount(target, "tmpfs", "tmpfs", &list)
+        }
+        MountKind::Spelled { kind, source, options } => {
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            let mut spelled = mount(target, kind, "", &options);
+            spelled.set_source(Some(source.clone()));
+            spelled
         }
     })
 }

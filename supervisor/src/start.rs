@@ -160,6 +160,9 @@ fn describe(container: &Container, tree: &Tree, prepared: &Prepared) -> Result<S
         oom_score_adj: Some(host.oom_score_adj).filter(|&score| score != 0),
         sysctls: host.sysctls.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
     })?;
+    if let (Some(word), Some(linux)) = (spread(record), spec.linux_mut().as_mut()) {
+        linux.set_rootfs_propagation(Some(word.to_owned()));
+    }
     add_devices(&mut spec, &host.devices)?;
     Ok(spec)
 }
@@ -317,20 +320,51 @@ fn resolv_conf(record: &Record, prepared: &Prepared) -> String {
 }
 
 fn describe_mount(mount: &record::Mount) -> Result<MountPoint, StartContainerError> {
-    let kind = match mount.kind {
-        record::MountKind::Tmpfs => {
-            MountKind::Tmpfs { size: mount.size, mode: mount.permissions, read_only: mount.read_only }
-        }
+    let (kind, source, mut options) = match mount.kind {
+        record::MountKind::Tmpfs => ("tmpfs", PathBuf::from("tmpfs"), tmpfs_options(mount)),
         record::MountKind::Bind | record::MountKind::Volume => {
             let found = fs::canonicalize(&mount.source).map_err(|source| StartContainerError::MountSource {
                 path: mount.source.clone(),
                 target: mount.target.clone(),
                 source,
             })?;
-            MountKind::Bind { source: found, read_only: mount.read_only }
+            // Docker's word for a bind without what is mounted below.
+            let recursive = if mount.mode == "bind" { "bind" } else { "rbind" };
+            ("bind", found, vec![recursive.to_owned()])
         }
     };
-    Ok(MountPoint { target: mount.target.clone(), kind })
+    options.push(match (mount.read_only, kind) {
+        (false, _) => "rw".into(),
+        // What is mounted below is read-only, too.
+        (true, "bind") => "rro".into(),
+        (true, _) => "ro".into(),
+    });
+    options.extend(Some(mount.propagation.clone()).filter(|word| !word.is_empty()));
+    Ok(MountPoint { target: mount.target.clone(), kind: MountKind::Spelled { kind, source, options } })
+}
+
+/// Docker's options of a folder in memory, and then the user's.
+fn tmpfs_options(mount: &record::Mount) -> Vec<String> {
+    let mut options: Vec<String> = ["noexec", "nosuid", "nodev"].map(str::to_owned).into();
+    options.push(format!("mode={:o}", mount.permissions.unwrap_or(0o1777)));
+    options.extend(mount.size.map(|size| format!("size={size}")));
+    for option in mount.mode.split(',').filter(|option| !option.is_empty()) {
+        // The last word on a thing is the one that holds.
+        let other = option.strip_prefix("no").map_or_else(|| format!("no{option}"), str::to_owned);
+        options.retain(|known| *known != other && known != option);
+        options.push(option.to_owned());
+    }
+    options
+}
+
+/// How far mounts spread that the machine or the container makes later, if any mount asks that they do.
+fn spread(record: &Record) -> Option<&'static str> {
+    let any = |words: [&str; 2]| record.mounts.iter().any(|mount| words.contains(&mount.propagation.as_str()));
+    match (any(["shared", "rshared"]), any(["slave", "rslave"])) {
+        (true, _) => Some("rshared"),
+        (false, true) => Some("rslave"),
+        (false, false) => None,
+    }
 }
 
 /// Adds devices, and the right to use them.

@@ -1,9 +1,6 @@
 //! Makes a container of an image, without starting it.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::PathBuf;
 
 use builder::{Cancel, PullPolicy};
 use jiff::Timestamp;
@@ -12,13 +9,15 @@ use registry::client::TransferEvents;
 use store::{FindError, Image, ImageError, Store};
 use supervisor::config::{Config, HostConfig};
 use supervisor::log::{LogError, LogOptions};
-use supervisor::record::{Endpoint, Mount, MountKind, Record};
+use supervisor::networks::NetworksError;
+use supervisor::record::{Endpoint, Record};
 use supervisor::start::StartContainerError;
-use supervisor::{Container, ContainerError, Containers};
+use supervisor::{Container, ContainerError, Containers, Networks};
 
 use crate::Engine;
 use crate::image_source::{self, ObtainError};
 use crate::machine;
+use crate::mounts::{Making, MountError, MountRequest};
 use crate::output::files::{self, FilesError};
 
 mod names;
@@ -39,7 +38,7 @@ pub struct CreateOptions {
     /// How the machine treats it.
     pub host_config: HostConfig,
     /// What is mounted.
-    pub mounts: Vec<RunMount>,
+    pub mounts: Vec<MountRequest>,
     /// What it is attached to.
     pub networks: Vec<Endpoint>,
     /// The time.
@@ -63,48 +62,6 @@ impl CreateOptions {
     }
 }
 
-/// Something mounted into a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RunMount {
-    /// A file or folder of the machine.
-    Bind {
-        /// Where it is; absolute.
-        source: PathBuf,
-        /// Where it shall be.
-        target: String,
-        /// Forbid writing.
-        read_only: bool,
-        /// Make a folder when it is missing, as `-v` does.
-        create: bool,
-    },
-    /// A new folder in memory.
-    Tmpfs {
-        /// Where it shall be.
-        target: String,
-        /// Its limit in bytes.
-        size: Option<u64>,
-        /// Its mode.
-        mode: Option<u32>,
-        /// Forbid writing.
-        read_only: bool,
-    },
-    /// A folder of its own that starts with what the image has there, and goes away with the container.
-    Volume {
-        /// Where it shall be.
-        target: String,
-        /// Forbid writing.
-        read_only: bool,
-    },
-}
-
-impl RunMount {
-    fn target(&self) -> &str {
-        match self {
-            Self::Bind { target, .. } | Self::Tmpfs { target, .. } | Self::Volume { target, .. } => target,
-        }
-    }
-}
-
 /// Why no container was made.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each message documents its variant")]
@@ -119,10 +76,10 @@ pub enum CreateError {
     NoCommand,
     #[error("cannot prepare the container's files")]
     Files(#[from] FilesError),
-    #[error("cannot use the volume `{target}`")]
-    Volume { target: String, source: io::Error },
-    #[error("`{}`, to be mounted at `{target}`, is not there", path.display())]
-    MountSource { path: PathBuf, target: String, source: io::Error },
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
+    Networks(#[from] NetworksError),
     #[error("ports cannot be published on the network `{network}`")]
     NoPorts { network: String },
     #[error(transparent)]
@@ -207,7 +164,13 @@ fn make(store: &Store, image: &Image, options: CreateOptions) -> Result<Containe
     let all = Containers::new(store.layout());
     let id = machine::new_id();
     let new = all.begin(&id)?;
-    let mounts = make_mounts(&new, mounts, config.volumes.as_ref(), &tree)?;
+    let making = Making { containers: &all, container: &id, tree: &tree, now };
+    let others = host_config.volumes_from.as_deref().unwrap_or_default();
+    let made = making.make(mounts, others, config.volumes.iter().flat_map(BTreeMap::keys))?;
+    let known = Networks::new(store.layout());
+    for endpoint in networks.iter().filter(|endpoint| !supervisor::network::is_default(&endpoint.network)) {
+        known.find(&endpoint.network)?;
+    }
     let hostname = match (config.hostname.as_str(), host_config.network_mode.as_str()) {
         ("", "host") => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         ("", _) => id[..12].to_owned(),
@@ -226,13 +189,14 @@ fn make(store: &Store, image: &Image, options: CreateOptions) -> Result<Containe
         layers: image.config.rootfs.diff_ids.clone(),
         config: Config { hostname, ..config },
         host_config,
-        mounts,
+        mounts: made.mounts().to_vec(),
         networks,
     };
     if name.is_none() {
         record.name = names::free(&all, &record.id);
     }
     let container = new.place(record)?;
+    made.keep();
     container.emit("create", now, &[]);
     Ok(container)
 }
@@ -293,48 +257,6 @@ fn merge(mut config: Config, image: &oci::ContainerConfig, text: &str) -> Config
         }
     };
     config
-}
-
-/// Makes what is to be mounted, and adds a volume for each path of the image that nothing else is mounted on.
-fn make_mounts(
-    new: &supervisor::NewContainer,
-    asked: Vec<RunMount>,
-    volumes: Option<&BTreeMap<String, oci::image_config::Empty>>,
-    tree: &layer::Tree,
-) -> Result<Vec<Mount>, CreateError> {
-    let tidy = |path: &str| path.trim_end_matches('/').to_owned();
-    let taken: Vec<String> = asked.iter().map(|mount| tidy(mount.target())).collect();
-    let further = volumes.into_iter().flatten().filter(|(path, _)| !taken.contains(&tidy(path)));
-    let further: Vec<_> =
-        further.map(|(path, _)| RunMount::Volume { target: path.clone(), read_only: false }).collect();
-    let mut mounts = Vec::new();
-    for (number, mount) in further.into_iter().chain(asked).enumerate() {
-        mounts.push(match mount {
-            RunMount::Bind { source, target, read_only, create } => {
-                let failed = |source| CreateError::Volume { target: target.clone(), source };
-                if create && !source.exists() {
-                    fs::create_dir_all(&source).map_err(failed)?;
-                }
-                if let Err(error) = fs::canonicalize(&source) {
-                    return Err(CreateError::MountSource { path: source, target, source: error });
-                }
-                Mount { kind: MountKind::Bind, source, target, read_only, ..Mount::default() }
-            }
-            RunMount::Tmpfs { target, size, mode, read_only } => {
-                Mount { kind: MountKind::Tmpfs, target, read_only, size, permissions: mode, ..Mount::default() }
-            }
-            RunMount::Volume { target, read_only } => {
-                let place = PathBuf::from("volumes").join(number.to_string());
-                let folder = new.folder().join(&place);
-                fs::create_dir_all(&folder).map_err(|source| CreateError::Volume { target: target.clone(), source })?;
-                files::copy_out(tree, &target, &folder)?;
-                let source = new.final_folder().join(&place);
-                let name = machine::new_id();
-                Mount { kind: MountKind::Volume, name, source, target, read_only, anonymous: true, ..Mount::default() }
-            }
-        });
-    }
-    Ok(mounts)
 }
 
 #[cfg(test)]
