@@ -172,10 +172,13 @@ def reading(bench, ours, theirs, nginx, folder):
         (folder / "files/huge").write_bytes(content)
         del content
         bench.compare("GET 1 GiB beside nginx", 1, "get", [(ours, f"/v2/bench/huge/blobs/{digest}"), (nginx, "/huge")], "mbPerSecond", connections=1, requests=3)
-    if bench.wanted("10,000 tags in pages of 100"):
+    title = "100 of 10,000 tags"
+    if bench.wanted(title):
         for server in both:
             server.image("bench/tags", [f"v{number}" for number in range(10_000)])
-        bench.compare("10,000 tags in pages of 100", 10, "pages", [(server, "/v2/bench/tags/tags/list?n=100") for server in both], connections=2, seconds=4)
+        # docker-registry 2.8 pays no heed to `n`, and answers with all of them each time.
+        path = "/v2/bench/tags/tags/list?n=100&last=v5"
+        bench.compare(title, 10, "get", [(server, path) for server in both], connections=2, seconds=4)
 
 
 def writing(bench, ours, theirs):
