@@ -310,3 +310,50 @@ fn addresses_modes_and_files_are_as_asked_for() {
     let error = run(&["--network", "container:web"], "true").failure(125);
     assert!(error.contains("cannot join network of a non running container"), "{error}");
 }
+
+/// A machine of its own, with the world behind a firewall as docker leaves it: what is forwarded is dropped.
+const BESIDE_DOCKER: &str = r#"
+set -e
+mount -t sysfs sysfs /sys
+mount -t tmpfs tmpfs /run
+ip link set lo up
+unshare -n sleep 60 & world=$!
+trap 'kill $world' EXIT
+until [ "$(readlink /proc/$world/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
+inside() { nsenter -t $world -n "$@"; }
+ip link add w0 type veth peer name w1 netns $world
+ip addr add 192.0.2.1/24 dev w0; ip link set w0 up; ip route add default via 192.0.2.2
+inside ip link set lo up; inside ip addr add 192.0.2.2/24 dev w1; inside ip link set w1 up
+echo world > "$FOLDER/x"
+inside busybox httpd -p 192.0.2.2:8000 -h "$FOLDER"
+iptables -P FORWARD DROP
+iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RETURN; iptables -I FORWARD -j DOCKER-USER
+"$SLIPWAY" network create front > /dev/null
+for network in bridge front; do
+    echo "out of $network: $("$SLIPWAY" run --rm --network $network busybox wget -q -O - http://192.0.2.2:8000/x)"
+done
+"$SLIPWAY" run -d --name web --network front -p 8080:80 busybox sh -c 'mkdir /w; echo served > /w/index.html; exec httpd -f -p 80 -h /w' > /dev/null
+address=$("$SLIPWAY" inspect -f '{{.NetworkSettings.Networks.front.IPAddress}}' web)
+until busybox wget -q -O /dev/null http://$address/; do sleep 0.1; done
+echo "in by the port: $(inside busybox wget -q -O - http://192.0.2.1:8080/)"
+inside ip route add $address/32 via 192.0.2.1
+echo "in past it: $(inside timeout 1 busybox wget -q -O - http://$address/ || echo nothing)"
+"$SLIPWAY" rm -f web > /dev/null
+until "$SLIPWAY" network rm front > /dev/null; do sleep 0.1; done
+echo "left: $(nft list tables | grep -c slipway-) $(ip -br link | grep -c slipway-)"
+"#;
+
+#[test]
+fn beside_a_docker_that_drops_what_it_forwards_packets_pass_and_nothing_more() {
+    if !needs::root() || !needs::tools(&["unshare", "nsenter", "iptables", "nft", "ip", "busybox"]) {
+        return;
+    }
+    let env = TestEnv::with_busybox();
+    let mut machine = std::process::Command::new("unshare");
+    machine.args(["-n", "-m", "bash", "-c", BESIDE_DOCKER]);
+    machine.env("SLIPWAY", super::support::SLIPWAY).env("SLIPWAY_HOME", env.home()).env("FOLDER", env.path(""));
+    let shown = super::support::run(&mut machine).stdout();
+    let expected =
+        "out of bridge: world\nout of front: world\nin by the port: served\nin past it: nothing\nleft: 0 0\n";
+    assert_eq!(shown, expected);
+}
