@@ -75,6 +75,11 @@ pub(crate) const DEFAULT: [Capability; 14] = [
     Capability::AuditWrite,
 ];
 
+/// The number of a capability.
+pub(crate) fn number(capability: Capability) -> usize {
+    ALL.iter().position(|other| *other == capability).expect("every capability has a place")
+}
+
 /// Those that this process has, and so can give; root in a container or a virtual machine may lack some.
 pub(crate) fn available() -> impl Iterator<Item = Capability> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,10 +1,10 @@
 //! A container's life as its starter sees it: start, signals, streams, and how it ended.
 
-use crate::cgroups::Cgroups;
+use crate::cgroups::{CgroupFolders, Cgroups};
 use crate::child::Descriptors;
 use crate::mount_point::{MountPointMade, parse_made, remove_mount_point};
 use crate::network::Network;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanOptions, StateText};
 use crate::pool::{self, CgroupKey, Pool};
 use crate::stack::Stack;
 use crate::start_error::{StartError, Warning, describe, parse_failure, setup, start_error};
@@ -112,6 +112,28 @@ pub struct Container {
     task: Option<Box<Task>>,
 }
 
+type RunHooks<'a> = dyn FnMut(u32) -> Result<(), StartError> + 'a;
+type TakeListener<'a> = dyn FnMut(u32, OwnedFd) -> Result<(), StartError> + 'a;
+
+/// What a bundle may want beyond what [`start`] does.
+#[derive(Default)]
+pub(crate) struct Extras<'a> {
+    /// A listening socket: the program starts when somebody says so there.
+    pub(crate) start: Option<OwnedFd>,
+    /// How many descriptors from 3 on the program gets, too.
+    pub(crate) kept: u32,
+    /// Move the root over the old one instead of exchanging them.
+    pub(crate) no_pivot: bool,
+    /// Leave the program in the session keyring of this process.
+    pub(crate) keep_keyring: bool,
+    /// What hooks in the container are told before the change of root, and before the program.
+    pub(crate) states: Option<(StateText, StateText)>,
+    /// Runs the hooks of this namespace, for the process with this number.
+    pub(crate) hooks: Option<Box<RunHooks<'a>>>,
+    /// Takes the listener of a seccomp filter, for the process with this number.
+    pub(crate) listener: Option<Box<TakeListener<'a>>>,
+}
+
 /// Starts a container; when this returns, its program runs.
 ///
 /// Call it and [`Container::wait`] on one thread when `die_with_parent` is set.
@@ -131,9 +153,9 @@ pub fn launch_in_pool(config: ContainerConfig, pool: &Arc<Pool>) -> Result<Launc
 
 fn launch_one(config: ContainerConfig, pool: Option<&Arc<Pool>>) -> Result<Launched, StartError> {
     let ContainerConfig { id, spec, cgroup_parent, .. } = &config;
-    if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-    {
-        return Err(StartError::BadSpec { what: format!("`{id}` is not a container id") });
+    check_id(id)?;
+    if spec.hooks().is_some() {
+        return Err(StartError::BadSpec { what: "hooks are run for bundles alone".to_owned() });
     }
     let mut warnings = Vec::new();
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
@@ -142,42 +164,110 @@ fn launch_one(config: ContainerConfig, pool: Option<&Arc<Pool>>) -> Result<Launc
         Some(cgroups) => cgroups,
         None => Cgroups::create(id, resources, cgroup_parent.as_deref(), &mut warnings)?,
     };
-    launch_in(config, cgroups, warnings, pool.map(|pool| (pool.clone(), key)))
+    launch_in(config, &mut Extras::default(), cgroups, warnings, pool.map(|pool| (pool.clone(), key)))
+}
+
+/// Fails for what would be more than a name in a path.
+pub(crate) fn check_id(id: &str) -> Result<(), StartError> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte);
+    if id.is_empty() || id.len() > 1024 || !id.bytes().all(good) || matches!(id, "." | "..") {
+        return Err(StartError::BadSpec { what: format!("`{id}` is not a container id") });
+    }
+    Ok(())
 }
 
 /// Makes the process of a container in a cgroup that is there already.
 pub(crate) fn launch_in(
     config: ContainerConfig,
+    extras: &mut Extras<'_>,
     cgroups: Cgroups,
-    warnings: Vec<Warning>,
+    mut warnings: Vec<Warning>,
     pool: Option<(Arc<Pool>, CgroupKey)>,
 ) -> Result<Launched, StartError> {
     let ContainerConfig { id: _, spec, rootfs, stdio, network, cgroup_parent, die_with_parent } = config;
-    let (terminal, streams) = open_streams(stdio, spec.process().as_ref().map_or(0, |process| process.user().uid()))?;
+    let user = spec.process().as_ref().map_or(0, |process| process.user().uid());
+    let user = match crate::user_namespace::maps_of_spec(&spec)? {
+        Some(maps) => maps.outside_user(user).unwrap_or(user),
+        None => user,
+    };
+    let (terminal, streams) = open_streams(stdio, user)?;
     let new_network = has_new_network(&spec);
-    let mut plan = Plan::new(&spec, &rootfs, &cgroups, network.plan(new_network), terminal, die_with_parent)?;
-    plan.shares_memory &= cgroup_parent.is_none();
+    let options = PlanOptions {
+        terminal,
+        die_with_parent,
+        keep_keyring: extras.keep_keyring,
+        no_pivot: extras.no_pivot,
+        states: extras.states.clone(),
+    };
+    let mut plan = Plan::new(&spec, &rootfs, &cgroups, network.plan(new_network), options, &mut warnings)?;
+    // Who waits to be started, or has hooks run for it, outlives this memory or changes it.
+    plan.shares_memory &= cgroup_parent.is_none() && extras.start.is_none() && extras.hooks.is_none();
     if plan.network.join.is_some() {
         plan.clone_flags &= !(libc::CLONE_NEWNET as u64);
     }
-    let (ours, theirs) = socket_pair().map_err(setup("socket pair"))?;
-    let this = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
-        .map_err(setup("open a handle of this process"))?;
-    let descriptors = Descriptors {
-        socket: theirs.as_raw_fd(),
-        parent_socket: ours.as_raw_fd(),
-        parent: this.as_raw_fd(),
-        joins: cgroups.joins().map(AsRawFd::as_raw_fd).collect(),
-        stdio: streams.theirs.each_ref().map(AsRawFd::as_raw_fd),
-    };
-    let task = Task::new(plan, descriptors)?;
-    let (pid, pidfd) = clone(&task, &cgroups)?;
-    drop(theirs);
-    let Streams { theirs: _, stdin, stdout, stderr } = streams;
     let upper = match rootfs {
         Rootfs::Overlay { upper, .. } => Some(upper),
         Rootfs::Folder(_) => None,
     };
+    let surroundings = Surroundings {
+        cgroups,
+        network,
+        warnings,
+        upper,
+        pool,
+        leaves_no_trace: pool::leaves_no_trace(&spec),
+        new_network,
+    };
+    launch(plan, streams, extras, surroundings)
+}
+
+/// What a container needs besides its process.
+#[derive(Default)]
+pub(crate) struct Surroundings {
+    pub(crate) cgroups: Cgroups,
+    pub(crate) network: Network,
+    pub(crate) warnings: Vec<Warning>,
+    pub(crate) upper: Option<PathBuf>,
+    pub(crate) pool: Option<(Arc<Pool>, CgroupKey)>,
+    pub(crate) leaves_no_trace: bool,
+    pub(crate) new_network: bool,
+}
+
+/// Makes the child that runs the plan.
+pub(crate) fn launch(
+    plan: Plan,
+    streams: Streams,
+    extras: &mut Extras<'_>,
+    surroundings: Surroundings,
+) -> Result<Launched, StartError> {
+    let asks = plan.asks;
+    let (ours, theirs) = socket_pair().map_err(setup("socket pair"))?;
+    let this = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+        .map_err(setup("open a handle of this process"))?;
+    let said = match plan.create_hooks.is_empty() && plan.start_hooks.is_empty() {
+        true => None,
+        false => {
+            let file = rustix::fs::memfd_create("hooks", rustix::fs::MemfdFlags::CLOEXEC);
+            Some(File::from(file.map_err(setup("make a file for what hooks say"))?))
+        }
+    };
+    let descriptors = Descriptors {
+        said: said.as_ref().map(AsRawFd::as_raw_fd),
+        socket: theirs.as_raw_fd(),
+        parent_socket: ours.as_raw_fd(),
+        parent: this.as_raw_fd(),
+        joins: surroundings.cgroups.joins().map(AsRawFd::as_raw_fd).collect(),
+        stdio: streams.theirs.each_ref().map(AsRawFd::as_raw_fd),
+        start: extras.start.as_ref().map(AsRawFd::as_raw_fd),
+        kept: extras.kept,
+    };
+    let task = Task::new(plan, descriptors)?;
+    let (pid, pidfd) = clone(&task, &surroundings.cgroups)?;
+    drop(theirs);
+    // Nobody but the child shall answer who wants to start it.
+    extras.start = None;
+    let Streams { theirs: _, stdin, stdout, stderr } = streams;
+    let Surroundings { cgroups, network, warnings, upper, pool, leaves_no_trace, new_network } = surroundings;
     // From here on, dropping it kills the child.
     let mut container = Container {
         pid,
@@ -192,19 +282,44 @@ pub(crate) fn launch_in(
         made: Vec::new(),
         upper,
         pool,
-        leaves_no_trace: pool::leaves_no_trace(&spec),
+        leaves_no_trace,
         ended: false,
         task: Some(task),
     };
-    container.network.attach(pid, new_network)?;
-    // A child that has failed already does not read; why it failed is read below.
-    let _ = rustix::net::send(&ours, b"G", rustix::net::SendFlags::NOSIGNAL);
-    Ok(Launched { container, news: News { socket: ours, exec_is_next: false } })
+    if !asks {
+        container.network.attach(pid, new_network)?;
+        go(&ours);
+    }
+    Ok(Launched { container, news: News { socket: ours, exec_is_next: false, new_network, said } })
+}
+
+/// Adds what hooks said to why they failed.
+fn with_words(error: StartError, said: Option<&mut File>) -> StartError {
+    const MOST: u64 = 4096;
+    let mut text = Vec::new();
+    let read = said.map(|said| {
+        io::Seek::rewind(said)?;
+        io::Read::take(said, MOST).read_to_end(&mut text)
+    });
+    match error {
+        StartError::Setup { what, source } if what.starts_with("hook ") && matches!(read, Some(Ok(1..))) => {
+            let words = format!("{source}: {}", String::from_utf8_lossy(&text).trim());
+            StartError::Setup { what, source: io::Error::other(words) }
+        }
+        error => error,
+    }
+}
+
+/// Tells the child to go on.
+fn go(socket: &OwnedFd) {
+    // A child that has failed already does not read; why it failed is read afterwards.
+    let _ = rustix::net::send(socket, b"G", rustix::net::SendFlags::NOSIGNAL);
 }
 
 fn has_new_network(spec: &Spec) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Network)
+    let new = |path: &Option<PathBuf>| path.as_ref().is_none_or(|path| path.as_os_str().is_empty());
+    namespaces.into_iter().flatten().any(|one| one.typ() == LinuxNamespaceType::Network && new(one.path()))
 }
 
 fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
@@ -216,8 +331,10 @@ fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 fn clone(task: &Task, cgroups: &Cgroups) -> Result<(u32, OwnedFd), StartError> {
     let mut pidfd: i32 = -1;
     let mut arguments = sys::CloneArguments {
-        // The cgroup namespace comes later: it starts at the cgroup that the child has joined.
-        flags: task.plan.clone_flags & !(libc::CLONE_NEWCGROUP as u64) | libc::CLONE_PIDFD as u64,
+        // The cgroup namespace comes later: it starts at the cgroup that the child has joined. A process in between
+        // makes all the others.
+        flags: if task.plan.entry.stage { 0 } else { task.plan.clone_flags & !(libc::CLONE_NEWCGROUP as u64) }
+            | libc::CLONE_PIDFD as u64,
         pidfd: &raw mut pidfd as u64,
         exit_signal: libc::SIGCHLD as u64,
         ..Default::default()
@@ -254,11 +371,15 @@ fn clone(task: &Task, cgroups: &Cgroups) -> Result<(u32, OwnedFd), StartError> {
 struct News {
     socket: OwnedFd,
     exec_is_next: bool,
+    new_network: bool,
+    /// What hooks in the container said.
+    said: Option<File>,
 }
 
 impl News {
-    /// Takes one message, waiting for it. Gives whether the program runs, and so nothing more comes.
-    fn take(&mut self, container: &mut Container) -> Result<bool, StartError> {
+    /// Takes one message, waiting for it, and does for the child what it cannot do itself. Gives whether nothing more
+    /// comes: the program runs, or waits to be started.
+    fn take(&mut self, container: &mut Container, extras: &mut Extras<'_>) -> Result<bool, StartError> {
         let mut bytes = [0u8; crate::child::message::LONGEST];
         let (length, received) = receive(&self.socket, &mut bytes).map_err(setup("read from the child"))?;
         let bytes = &bytes[..length];
@@ -267,23 +388,54 @@ impl News {
             source: io::Error::from(io::ErrorKind::UnexpectedEof),
         };
         let Some(plan) = container.task.as_ref().map(|task| &task.plan) else { return Ok(true) };
-        match bytes.first() {
-            None if self.exec_is_next => {
+        match (bytes.first(), received) {
+            (None, _) if self.exec_is_next => {
                 container.task = None;
                 return Ok(true);
             }
-            None => return Err(died()),
-            Some(b'X') => self.exec_is_next = true,
-            Some(b'T') => container.terminal = received.map(File::from),
-            Some(b'S') => container.made.extend(parse_made(bytes)),
-            Some(b'W') => {
+            (None, _) => return Err(died()),
+            (Some(b'X'), _) => self.exec_is_next = true,
+            (Some(b'R'), _) => {
+                // It has a copy of it.
+                container.task = None;
+                return Ok(true);
+            }
+            (Some(b'T'), terminal) => container.terminal = terminal.map(File::from),
+            (Some(b'S'), _) => container.made.extend(parse_made(bytes)),
+            (Some(b'U'), _) => {
+                if let Some(maps) = &plan.entry.new_user {
+                    maps.give_to(container.pid)?;
+                }
+                raise_limits(container.pid, plan);
+                go(&self.socket);
+            }
+            (Some(b'C'), Some(handle)) => {
+                let pid = bytes.get(1..5).and_then(|bytes| bytes.try_into().ok()).ok_or_else(died)?;
+                container.pid = u32::from_ne_bytes(pid);
+                let between = std::mem::replace(&mut container.pidfd, handle);
+                // What the process in between has to say it has said.
+                let _ = rustix::process::waitid(WaitId::PidFd(between.as_fd()), WaitIdOptions::EXITED);
+            }
+            (Some(b'H'), _) => {
+                container.network.attach(container.pid, self.new_network)?;
+                if let Some(hooks) = &mut extras.hooks {
+                    hooks(container.pid)?;
+                }
+                go(&self.socket);
+            }
+            (Some(b'L'), Some(listener)) => match &mut extras.listener {
+                Some(take) => take(container.pid, listener)?,
+                None => return Err(StartError::BadSpec { what: "nobody takes the seccomp listener".to_owned() }),
+            },
+            (Some(b'W'), _) => {
                 if let Some(failure) = parse_failure(bytes) {
                     let reason = io::Error::from_raw_os_error(failure.errno).to_string();
                     container.warnings.push(Warning::LimitIgnored { limit: describe(plan, failure), reason });
                 }
             }
-            Some(_) => {
-                return Err(parse_failure(bytes).map_or_else(died, |failure| start_error(plan, failure)));
+            (Some(_), _) => {
+                let error = parse_failure(bytes).map_or_else(died, |failure| start_error(plan, failure));
+                return Err(with_words(error, self.said.as_mut()));
             }
         }
         Ok(false)
@@ -321,14 +473,19 @@ impl Launched {
     /// Waits until the container has mounted everything: what it mounts may go away then.
     pub fn mounted(&mut self) -> Result<(), StartError> {
         while !self.news.exec_is_next {
-            self.news.take(&mut self.container)?;
+            self.news.take(&mut self.container, &mut Extras::default())?;
         }
         Ok(())
     }
 
     /// Waits until the program runs.
-    pub fn started(mut self) -> Result<Container, StartError> {
-        while !self.news.take(&mut self.container)? {}
+    pub fn started(self) -> Result<Container, StartError> {
+        self.ready(&mut Extras::default())
+    }
+
+    /// Waits until the program runs, or waits to be started.
+    pub(crate) fn ready(mut self, extras: &mut Extras<'_>) -> Result<Container, StartError> {
+        while !self.news.take(&mut self.container, extras)? {}
         Ok(self.container)
     }
 
@@ -355,7 +512,7 @@ impl Launched {
             if news.is_some()
                 && ready.pop() == Some(true)
                 && let Some(said) = &mut news
-                && said.take(&mut self.container)?
+                && said.take(&mut self.container, &mut Extras::default())?
             {
                 news = None;
             }
@@ -433,6 +590,25 @@ impl Drop for BlockedSignals {
 }
 
 impl Container {
+    /// Lets the process live on without this one.
+    pub(crate) fn leave(mut self) -> (CgroupFolders, Vec<Warning>) {
+        self.ended = true;
+        let cgroups = std::mem::take(&mut self.cgroups).leave();
+        (cgroups, std::mem::take(&mut self.warnings))
+    }
+
+    /// Lets the process live on without this one, and gives its number.
+    pub fn detach(self) -> u32 {
+        let pid = self.pid;
+        self.leave();
+        pid
+    }
+
+    /// Where its cgroup is.
+    pub fn cgroup_folders(&self) -> CgroupFolders {
+        self.cgroups.folders()
+    }
+
     /// The first process's number in this PID namespace.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -497,6 +673,14 @@ impl Container {
     }
 
     fn reap(&mut self) -> Result<ExitStatus, WaitError> {
+        let status = self.wait_borrowed()?;
+        self.ended = true;
+        self.clean_up(status.oom_killed);
+        Ok(status)
+    }
+
+    /// Waits until the first process has ended; what it needed stays.
+    pub(crate) fn wait_borrowed(&self) -> Result<ExitStatus, WaitError> {
         let status = loop {
             match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
                 Ok(Some(status)) => break status,
@@ -504,9 +688,7 @@ impl Container {
                 Err(error) => return Err(WaitError(error.into())),
             }
         };
-        self.ended = true;
         let oom_killed = self.cgroups.oom_killed();
-        self.clean_up(oom_killed);
         Ok(ExitStatus { code: status.exit_status(), signal: status.terminating_signal(), oom_killed })
     }
 
@@ -537,8 +719,16 @@ impl Drop for Container {
     }
 }
 
+/// Raises what only a process outside of the container's user namespace may raise; the child says what is missing.
+fn raise_limits(pid: u32, plan: &Plan) {
+    for (resource, limit) in &plan.process.rlimits {
+        // SAFETY: the limit lives until the call returns.
+        unsafe { libc::syscall(libc::SYS_prlimit64, pid, *resource, limit as *const libc::rlimit64, 0) };
+    }
+}
+
 /// Reads one message, and the descriptor that came with it.
-fn receive(socket: &OwnedFd, bytes: &mut [u8]) -> rustix::io::Result<(usize, Option<OwnedFd>)> {
+pub(crate) fn receive(socket: &OwnedFd, bytes: &mut [u8]) -> rustix::io::Result<(usize, Option<OwnedFd>)> {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -559,7 +749,7 @@ fn receive(socket: &OwnedFd, bytes: &mut [u8]) -> rustix::io::Result<(usize, Opt
     Ok((message.bytes, received))
 }
 
-fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: the descriptor is open; the kernel checks the signal's number.
     let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0, 0) };
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -50,7 +50,7 @@ impl Owner {
 }
 
 /// When a process started, in the kernel's ticks; none if there is no such process, or it is a zombie.
-fn start_time(pid: u32) -> Option<u64> {
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may contain anything, a parenthesis too.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();

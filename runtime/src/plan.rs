@@ -2,35 +2,47 @@
 //!
 //! The child runs this list between clone and exec, where nothing may allocate.
 
+mod copy_up;
+mod hooks;
 mod mounts;
+mod namespaces;
+mod process;
 mod unsupported;
 
-pub(crate) use mounts::{Make, MountPlan, MountPlanKind, OverlayPlan, RootPlan, plan_root};
+pub(crate) use hooks::{HookPlan, StateText, check as check_hook, timeout as hook_timeout};
+pub use mounts::MOUNT_OPTIONS;
+pub(crate) use mounts::{Make, MountPlan, MountPlanKind, OverlayPlan, PropagationPlan, RootPlan, plan_root};
+pub(crate) use namespaces::{CLONE_NEWTIME, Entry, entry_into};
+pub(crate) use process::{ProcessOptions, ProcessPlan};
 
-use crate::capabilities::{self, CapabilitySets};
 use crate::cgroups::Cgroups;
 use crate::child::net::NetworkPlan;
 use crate::container::Rootfs;
 use crate::stack;
-use crate::start_error::StartError;
+use crate::start_error::{StartError, Warning};
 use crate::stdio::Size;
-use mounts::plan_mount;
-use oci_spec::runtime::{LinuxNamespaceType, PosixRlimitType, Process, Spec};
+use mounts::{MountContext, plan_mount, plan_propagation};
+use namespaces::plan_namespaces;
+use oci_spec::runtime::{Process, Spec};
+use process::plan_process;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::ptr;
-use std::sync::Arc;
 
 /// The whole of what the child will do.
 pub(crate) struct Plan {
+    pub(crate) entry: Entry,
+    /// What is new, if not by the entry.
     pub(crate) clone_flags: u64,
     /// Whether the child shares the parent's memory until it execs.
     ///
     /// Not when others are in its PID namespace: they could see it through `/proc`, which cannot be forbidden without
     /// forbidding it for the parent. And not when its cgroup may run out of memory: the kernel kills all who share it.
     pub(crate) shares_memory: bool,
-    pub(crate) root: RootPlan,
+    /// None for a program that joins a container, whose files are there.
+    pub(crate) root: Option<RootPlan>,
+    pub(crate) propagation: PropagationPlan,
+    pub(crate) no_pivot: bool,
     pub(crate) root_read_only: bool,
     pub(crate) mounts: Vec<MountPlan>,
     pub(crate) devices: Vec<DevicePlan>,
@@ -43,7 +55,24 @@ pub(crate) struct Plan {
     pub(crate) domainname: Option<Vec<u8>>,
     pub(crate) network: NetworkPlan,
     pub(crate) terminal: Option<Option<Size>>,
+    /// Whether the child asks the parent for its part before it changes its root, and waits.
+    pub(crate) asks: bool,
+    /// Hooks before the change of root.
+    pub(crate) create_hooks: Vec<HookPlan>,
+    /// Hooks before the program.
+    pub(crate) start_hooks: Vec<HookPlan>,
     pub(crate) process: ProcessPlan,
+}
+
+/// How a plan is made, beside its spec.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PlanOptions {
+    pub(crate) terminal: Option<Option<Size>>,
+    pub(crate) die_with_parent: bool,
+    pub(crate) keep_keyring: bool,
+    pub(crate) no_pivot: bool,
+    /// What hooks are told before the change of root, and before the program.
+    pub(crate) states: Option<(StateText, StateText)>,
 }
 
 /// One device node.
@@ -53,28 +82,8 @@ pub(crate) struct DevicePlan {
     pub(crate) device: u64,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-}
-
-/// What the program is and as whom it runs.
-pub(crate) struct ProcessPlan {
-    /// Owns the texts that `argv` and `environment` point to.
-    _texts: Vec<CString>,
-    pub(crate) candidates: Vec<CString>,
-    pub(crate) argv: Vec<*const u8>,
-    pub(crate) environment: Vec<*const u8>,
-    pub(crate) cwd: CString,
-    /// Relative to the root, to be made when missing.
-    pub(crate) cwd_in_root: CString,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) groups: Vec<u32>,
-    pub(crate) umask: u32,
-    pub(crate) rlimits: Vec<(u32, libc::rlimit64)>,
-    pub(crate) oom_score_adj: Option<Vec<u8>>,
-    pub(crate) capabilities: CapabilitySets,
-    pub(crate) no_new_privileges: bool,
-    pub(crate) filter: Option<Arc<crate::seccomp::Filter>>,
-    pub(crate) die_with_parent: bool,
+    /// The host's node, where none can be made.
+    pub(crate) bind: Option<CString>,
 }
 
 /// The path without `.`, `..` and doubled slashes, relative to the root; `.` for the root.
@@ -107,8 +116,8 @@ impl Plan {
         rootfs: &Rootfs,
         cgroups: &Cgroups,
         network: NetworkPlan,
-        terminal: Option<Option<Size>>,
-        die_with_parent: bool,
+        options: PlanOptions,
+        warnings: &mut Vec<Warning>,
     ) -> Result<Plan, StartError> {
         unsupported::refuse(spec)?;
         let linux = spec.linux().as_ref();
@@ -116,76 +125,107 @@ impl Plan {
             .process()
             .as_ref()
             .ok_or_else(|| StartError::BadSpec { what: "the spec has no process".to_owned() })?;
-        let clone_flags = clone_flags(spec)?;
+        let (entry, clone_flags) = plan_namespaces(spec)?;
+        let other_user = entry.other_user();
+        let named = [spec.hostname(), spec.domainname()].into_iter().flatten().any(|name| !name.is_empty());
+        if named && !entry.has(libc::CLONE_NEWUTS, clone_flags) {
+            let what = "the spec has a hostname or domainname, and no UTS namespace".to_owned();
+            return Err(StartError::BadSpec { what });
+        }
+        let new_cgroup_namespace = clone_flags & libc::CLONE_NEWCGROUP as u32 as u64 != 0;
+        let context = MountContext { spec, rootfs, cgroups, other_user, new_cgroup_namespace };
         let mut mounts = Vec::new();
         for mount in spec.mounts().iter().flatten() {
-            plan_mount(mount, cgroups, &mut mounts)?;
+            plan_mount(mount, &context, &mut mounts)?;
         }
-        let mut masked = Vec::new();
-        for path in linux.and_then(|linux| linux.masked_paths().as_ref()).into_iter().flatten() {
-            masked.push(c_path(&in_root(Path::new(path)))?);
-        }
-        let mut read_only = Vec::new();
-        for path in linux.and_then(|linux| linux.readonly_paths().as_ref()).into_iter().flatten() {
-            read_only.push(c_path(&in_root(Path::new(path)))?);
-        }
-        let own_dev = spec
-            .mounts()
-            .iter()
-            .flatten()
-            .any(|mount| mount.destination() == Path::new("/dev") && mount.typ().as_deref() == Some("tmpfs"));
+        let paths = |paths: Option<&Vec<String>>| {
+            let paths = paths.into_iter().flatten();
+            paths.map(|path| c_path(&in_root(Path::new(path)))).collect::<Result<Vec<_>, _>>()
+        };
+        let own_dev =
+            spec.mounts().iter().flatten().any(|mount| {
+                in_root(mount.destination()) == Path::new("dev") && mount.typ().as_deref() == Some("tmpfs")
+            });
+        let hooks = spec.hooks().as_ref();
+        let (create_state, start_state) = options.states.unwrap_or_default();
         let resources = linux.and_then(|linux| linux.resources().as_ref());
         let memory = resources.and_then(|resources| resources.memory().as_ref());
         let limited = memory.is_some_and(|memory| memory.limit().is_some_and(|limit| limit >= 0));
+        let asks = hooks.is_some() || entry.waits_for_ids() || entry.stage;
         Ok(Plan {
-            clone_flags,
-            shares_memory: stack::POSSIBLE && clone_flags & libc::CLONE_NEWPID as u64 != 0 && !limited,
-            root: plan_root(rootfs)?,
+            shares_memory: stack::POSSIBLE && clone_flags & libc::CLONE_NEWPID as u64 != 0 && !limited && !asks,
+            root: Some(plan_root(rootfs)?),
+            propagation: plan_propagation(spec, rootfs)?,
+            no_pivot: options.no_pivot,
             root_read_only: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
             mounts,
-            devices: if own_dev { plan_devices(spec)? } else { Vec::new() },
+            devices: if own_dev { plan_devices(spec, other_user)? } else { Vec::new() },
             links: if own_dev { default_links() } else { Vec::new() },
-            masked,
-            read_only,
-            sysctls: plan_sysctls(spec, clone_flags)?,
+            masked: paths(linux.and_then(|linux| linux.masked_paths().as_ref()))?,
+            read_only: paths(linux.and_then(|linux| linux.readonly_paths().as_ref()))?,
+            sysctls: plan_sysctls(spec, clone_flags, &entry)?,
             hostname: spec.hostname().as_ref().filter(|name| !name.is_empty()).map(|name| name.as_bytes().to_vec()),
             domainname: spec.domainname().as_ref().filter(|name| !name.is_empty()).map(|name| name.as_bytes().to_vec()),
             network,
+            terminal: options.terminal,
+            asks,
+            create_hooks: hooks::plan_hooks(hooks.and_then(|all| all.create_container().as_deref()), &create_state)?,
+            start_hooks: hooks::plan_hooks(hooks.and_then(|all| all.start_container().as_deref()), &start_state)?,
+            process: plan_process(
+                process,
+                ProcessOptions {
+                    seccomp: linux.and_then(|linux| linux.seccomp().as_ref()),
+                    personality: linux.and_then(|linux| linux.personality().as_ref()),
+                    die_with_parent: options.die_with_parent,
+                    keep_keyring: options.keep_keyring,
+                    other_user,
+                },
+                warnings,
+            )?,
+            entry,
+            clone_flags,
+        })
+    }
+
+    /// Works out how to run one more program in a container that is there.
+    pub(crate) fn inside(
+        entry: Entry,
+        process: &Process,
+        mut options: ProcessOptions<'_>,
+        terminal: Option<Option<Size>>,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Plan, StartError> {
+        unsupported::refuse_process(process)?;
+        options.other_user = entry.other_user();
+        Ok(Plan {
+            process: plan_process(process, options, warnings)?,
+            entry,
+            clone_flags: 0,
+            // It has company.
+            shares_memory: false,
+            root: None,
+            propagation: PropagationPlan::default(),
+            no_pivot: false,
+            root_read_only: false,
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            links: Vec::new(),
+            masked: Vec::new(),
+            read_only: Vec::new(),
+            sysctls: Vec::new(),
+            hostname: None,
+            domainname: None,
+            network: NetworkPlan::default(),
             terminal,
-            process: plan_process(spec, process, die_with_parent)?,
+            asks: false,
+            create_hooks: Vec::new(),
+            start_hooks: Vec::new(),
         })
     }
 }
 
-/// Returns the namespaces that the clone makes. A cgroup namespace is made later, inside the cgroup.
-fn clone_flags(spec: &Spec) -> Result<u64, StartError> {
-    let mut flags = 0;
-    for namespace in spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten() {
-        if namespace.path().is_some() {
-            return Err(StartError::BadSpec {
-                what: "joining a namespace by its path is not supported yet".to_owned(),
-            });
-        }
-        flags |= match namespace.typ() {
-            LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
-            LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
-            LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
-            LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
-            LinuxNamespaceType::Network => libc::CLONE_NEWNET,
-            LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
-            other @ (LinuxNamespaceType::User | LinuxNamespaceType::Time) => {
-                return Err(StartError::BadSpec { what: format!("a new {other} namespace is not supported yet") });
-            }
-        } as u32 as u64;
-    }
-    if flags & libc::CLONE_NEWNS as u64 == 0 {
-        return Err(StartError::BadSpec { what: "the spec has no mount namespace".to_owned() });
-    }
-    Ok(flags)
-}
-
 /// The nodes that every container has, then those of the spec.
-fn plan_devices(spec: &Spec) -> Result<Vec<DevicePlan>, StartError> {
+fn plan_devices(spec: &Spec, other_user: bool) -> Result<Vec<DevicePlan>, StartError> {
     const DEFAULT: [(&str, u32, u32); 6] = [
         ("dev/null", 1, 3),
         ("dev/zero", 1, 5),
@@ -194,15 +234,14 @@ fn plan_devices(spec: &Spec) -> Result<Vec<DevicePlan>, StartError> {
         ("dev/urandom", 1, 9),
         ("dev/tty", 5, 0),
     ];
+    let node = |path: &Path, mode, device, uid, gid| {
+        // Only the host's root may make one.
+        let bind = if other_user { Some(c_path(&Path::new("/").join(path))?) } else { None };
+        Ok::<_, StartError>(DevicePlan { path: c_path(path)?, mode, device, uid, gid, bind })
+    };
     let mut devices = Vec::new();
     for (path, major, minor) in DEFAULT {
-        devices.push(DevicePlan {
-            path: c_string(path, "a device")?,
-            mode: libc::S_IFCHR | 0o666,
-            device: libc::makedev(major, minor),
-            uid: 0,
-            gid: 0,
-        });
+        devices.push(node(Path::new(path), libc::S_IFCHR | 0o666, libc::makedev(major, minor), 0, 0)?);
     }
     for device in spec.linux().as_ref().and_then(|linux| linux.devices().as_ref()).into_iter().flatten() {
         let path = in_root(device.path());
@@ -211,16 +250,21 @@ fn plan_devices(spec: &Spec) -> Result<Vec<DevicePlan>, StartError> {
         }
         let kind = match device.typ().as_str() {
             "b" => libc::S_IFBLK,
+            "c" | "u" => libc::S_IFCHR,
             "p" => libc::S_IFIFO,
-            _ => libc::S_IFCHR,
+            other => {
+                let what = format!("the device `{}` is of an unknown type `{other}`", device.path().display());
+                return Err(StartError::BadSpec { what });
+            }
         };
-        devices.push(DevicePlan {
-            path: c_path(&path)?,
-            mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
-            device: libc::makedev(device.major() as u32, device.minor() as u32),
-            uid: device.uid().unwrap_or(0),
-            gid: device.gid().unwrap_or(0),
-        });
+        let number = |number: i64| {
+            u32::try_from(number).map_err(|_| StartError::BadSpec {
+                what: format!("the number {number} of the device `{}`", device.path().display()),
+            })
+        };
+        let mode = kind | device.file_mode().unwrap_or(0o666) & 0o7777;
+        let numbers = libc::makedev(number(device.major())?, number(device.minor())?);
+        devices.push(node(&path, mode, numbers, device.uid().unwrap_or(0), device.gid().unwrap_or(0))?);
     }
     Ok(devices)
 }
@@ -235,13 +279,14 @@ fn default_links() -> Vec<(CString, CString)> {
         (c"pts/ptmx", c"dev/ptmx"),
     ]
     .into_iter()
+    .filter(|(target, _)| *target != c"/proc/kcore" || Path::new("/proc/kcore").exists())
     .map(|(target, path)| (target.to_owned(), path.to_owned()))
     .collect()
 }
 
 /// Only settings that belong to a namespace of the container's own.
-fn plan_sysctls(spec: &Spec, flags: u64) -> Result<Vec<(CString, Vec<u8>)>, StartError> {
-    let new = |flag: i32| flags & flag as u32 as u64 != 0;
+fn plan_sysctls(spec: &Spec, flags: u64, entry: &Entry) -> Result<Vec<(CString, Vec<u8>)>, StartError> {
+    let new = |flag: i32| entry.has(flag, flags);
     let mut plans = Vec::new();
     let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
     for (name, value) in sysctls.into_iter().flatten() {
@@ -262,90 +307,4 @@ fn plan_sysctls(spec: &Spec, flags: u64) -> Result<Vec<(CString, Vec<u8>)>, Star
         plans.push((c_string(format!("proc/sys/{path}"), "a kernel setting")?, value.as_bytes().to_vec()));
     }
     Ok(plans)
-}
-
-fn plan_process(spec: &Spec, process: &Process, die_with_parent: bool) -> Result<ProcessPlan, StartError> {
-    let args = process.args().as_deref().unwrap_or_default();
-    let Some(program) = args.first() else {
-        return Err(StartError::BadSpec { what: "no command is given".to_owned() });
-    };
-    let env = process.env().as_deref().unwrap_or_default();
-    let mut texts = Vec::with_capacity(args.len() + env.len());
-    let mut pointers = |list: &[String], what: &str| {
-        let mut pointers = Vec::with_capacity(list.len() + 1);
-        for text in list {
-            let text = c_string(text.as_str(), what)?;
-            // The bytes of a CString stay where they are when it moves.
-            pointers.push(text.as_ptr().cast::<u8>());
-            texts.push(text);
-        }
-        pointers.push(ptr::null());
-        Ok::<_, StartError>(pointers)
-    };
-    let argv = pointers(args, "an argument")?;
-    let environment = pointers(env, "an environment variable")?;
-    let user = process.user();
-    let mut rlimits = Vec::new();
-    for limit in process.rlimits().iter().flatten() {
-        let value = libc::rlimit64 { rlim_cur: limit.soft(), rlim_max: limit.hard() };
-        rlimits.push((rlimit_number(limit.typ()), value));
-    }
-    let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    Ok(ProcessPlan {
-        candidates: candidates(program, env)?,
-        argv,
-        environment,
-        _texts: texts,
-        cwd: c_path(&Path::new("/").join(process.cwd()))?,
-        cwd_in_root: c_path(&in_root(process.cwd()))?,
-        uid: user.uid(),
-        gid: user.gid(),
-        groups: user.additional_gids().clone().unwrap_or_default(),
-        umask: user.umask().unwrap_or(0o022),
-        rlimits,
-        oom_score_adj: process.oom_score_adj().map(|score| score.to_string().into_bytes()),
-        capabilities: capabilities::sets(process.capabilities().as_ref()),
-        no_new_privileges,
-        filter: seccomp.map(crate::seccomp::compiled).transpose()?,
-        die_with_parent,
-    })
-}
-
-/// Where the program may be: itself when it is a path, else in each folder of `PATH`.
-fn candidates(program: &str, env: &[String]) -> Result<Vec<CString>, StartError> {
-    if program.contains('/') {
-        return Ok(vec![c_string(program, "the program")?]);
-    }
-    let path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
-    let mut candidates = Vec::new();
-    for folder in path.split(':') {
-        if !program.is_empty() {
-            let folder = if folder.is_empty() { "." } else { folder };
-            candidates.push(c_string(format!("{folder}/{program}"), "the program")?);
-        }
-    }
-    Ok(candidates)
-}
-
-/// The kernel's number; libc's constants have another type on each platform.
-fn rlimit_number(kind: PosixRlimitType) -> u32 {
-    match kind {
-        PosixRlimitType::RlimitCpu => 0,
-        PosixRlimitType::RlimitFsize => 1,
-        PosixRlimitType::RlimitData => 2,
-        PosixRlimitType::RlimitStack => 3,
-        PosixRlimitType::RlimitCore => 4,
-        PosixRlimitType::RlimitRss => 5,
-        PosixRlimitType::RlimitNproc => 6,
-        PosixRlimitType::RlimitNofile => 7,
-        PosixRlimitType::RlimitMemlock => 8,
-        PosixRlimitType::RlimitAs => 9,
-        PosixRlimitType::RlimitLocks => 10,
-        PosixRlimitType::RlimitSigpending => 11,
-        PosixRlimitType::RlimitMsgqueue => 12,
-        PosixRlimitType::RlimitNice => 13,
-        PosixRlimitType::RlimitRtprio => 14,
-        PosixRlimitType::RlimitRttime => 15,
-    }
 }

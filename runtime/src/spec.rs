@@ -238,6 +238,8 @@ pub fn default_spec(options: &SpecOptions) -> Result<Spec, SpecError> {
     if !options.privileged {
         masked.extend(thermal_paths());
     }
+    // What is mounted on the host is not seen inside, unless a mount asks for it.
+    linux.set_rootfs_propagation(Some("rprivate".to_owned()));
     linux.set_masked_paths(Some(masked));
     linux.set_readonly_paths(Some(paths(&READ_ONLY)));
     linux.set_resources(Some(resources(options)));
@@ -473,28 +475,43 @@ fn resources(options: &SpecOptions) -> LinuxResources {
 
 /// Nothing, then what docker allows: making any node, using a few.
 fn device_rules(privileged: bool) -> Vec<LinuxDeviceCgroup> {
-    let rule = |allow, kind, major, minor, access: &str| {
-        let mut rule = LinuxDeviceCgroup::default();
-        rule.set_allow(allow);
-        rule.set_typ(Some(kind));
-        rule.set_major(major);
-        rule.set_minor(minor);
-        rule.set_access(Some(access.to_owned()));
-        rule
-    };
     if privileged {
-        return vec![rule(true, LinuxDeviceType::A, None, None, "rwm")];
+        return vec![device_rule(true, LinuxDeviceType::A, None, None, "rwm")];
     }
+    let mut rules = vec![device_rule(false, LinuxDeviceType::A, None, None, "rwm")];
+    rules.extend(allowed_devices());
+    // The console that a container with a terminal had of old.
+    rules.push(device_rule(true, LinuxDeviceType::C, Some(5), Some(1), "rwm"));
+    rules
+}
+
+/// What every container may do: make any node, and use a few.
+pub(crate) fn allowed_devices() -> Vec<LinuxDeviceCgroup> {
     let mut rules = vec![
-        rule(false, LinuxDeviceType::A, None, None, "rwm"),
-        rule(true, LinuxDeviceType::C, None, None, "m"),
-        rule(true, LinuxDeviceType::B, None, None, "m"),
+        device_rule(true, LinuxDeviceType::C, None, None, "m"),
+        device_rule(true, LinuxDeviceType::B, None, None, "m"),
     ];
-    // null, zero, full, random, urandom, tty, console, ptmx
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
-        rules.push(rule(true, LinuxDeviceType::C, Some(major), Some(minor), "rwm"));
+    // null, zero, full, random, urandom, tty, ptmx
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
+        rules.push(device_rule(true, LinuxDeviceType::C, Some(major), Some(minor), "rwm"));
     }
     // Terminals.
-    rules.push(rule(true, LinuxDeviceType::C, Some(136), None, "rwm"));
+    rules.push(device_rule(true, LinuxDeviceType::C, Some(136), None, "rwm"));
     rules
+}
+
+pub(crate) fn device_rule(
+    allow: bool,
+    kind: LinuxDeviceType,
+    major: Option<i64>,
+    minor: Option<i64>,
+    access: &str,
+) -> LinuxDeviceCgroup {
+    let mut rule = LinuxDeviceCgroup::default();
+    rule.set_allow(allow);
+    rule.set_typ(Some(kind));
+    rule.set_major(major);
+    rule.set_minor(minor);
+    rule.set_access(Some(access.to_owned()));
+    rule
 }

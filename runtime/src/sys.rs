@@ -32,6 +32,7 @@ pub(crate) const MOUNT_ATTR_NOATIME: u64 = 0x10;
 pub(crate) const MOUNT_ATTR_STRICTATIME: u64 = 0x20;
 pub(crate) const MOUNT_ATTR_ATIME_MASK: u64 = 0x70;
 pub(crate) const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
+pub(crate) const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 pub(crate) const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x0020_0000;
 
 pub(crate) const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
@@ -291,11 +292,11 @@ pub(crate) fn join_new_keyring() -> Result<()> {
     call!(keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0).map(drop)
 }
 
-/// Installs a seccomp filter.
-pub(crate) fn seccomp(filter: &[libc::sock_filter], flags: u32) -> Result<()> {
+/// Installs a seccomp filter; gives its listener when the flags ask for one.
+pub(crate) fn seccomp(filter: &[libc::sock_filter], flags: u32) -> Result<usize> {
     const SECCOMP_SET_MODE_FILTER: u32 = 1;
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-    call!(seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program).map(drop)
+    call!(seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program)
 }
 
 /// Sets a limit; gives the old one.
@@ -306,6 +307,7 @@ pub(crate) fn prlimit(resource: u32, new: Option<&libc::rlimit64>) -> Result<lib
     Ok(old)
 }
 
+/// Makes `to` what `from` is; unlike it, `to` stays open at exec.
 pub(crate) fn dup3(from: Fd, to: Fd) -> Result<()> {
     call!(dup3, from, to, 0).map(drop)
 }
@@ -313,6 +315,11 @@ pub(crate) fn dup3(from: Fd, to: Fd) -> Result<()> {
 /// Closes the descriptors from `first` to `last`; there may be none.
 pub(crate) fn close_range(first: u32, last: u32) -> Result<()> {
     if first > last { Ok(()) } else { call!(close_range, first, last, 0).map(drop) }
+}
+
+/// Clears `O_NONBLOCK` and the other flags of an open file.
+pub(crate) fn set_blocking(fd: Fd) -> Result<()> {
+    call!(fcntl, fd, libc::F_SETFL, 0).map(drop)
 }
 
 pub(crate) fn ioctl(fd: Fd, request: u32, argument: usize) -> Result<usize> {
@@ -325,6 +332,111 @@ pub(crate) fn socket(family: i32, kind: i32, protocol: i32) -> Result<Fd> {
 
 pub(crate) fn sendmsg(fd: Fd, message: &libc::msghdr) -> Result<usize> {
     call!(sendmsg, fd, message as *const libc::msghdr, libc::MSG_NOSIGNAL)
+}
+
+/// Takes the next connection of a listening socket.
+pub(crate) fn accept(fd: Fd) -> Result<Fd> {
+    loop {
+        match call!(accept4, fd, 0, 0, libc::SOCK_CLOEXEC) {
+            Ok(fd) => return Ok(fd as Fd),
+            Err(libc::EINTR | libc::ECONNABORTED) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A file without a name, in memory.
+pub(crate) fn memory_file(name: &CStr) -> Result<Fd> {
+    call!(memfd_create, name.as_ptr(), libc::MFD_CLOEXEC).map(|fd| fd as Fd)
+}
+
+/// Goes back to the beginning of a file.
+pub(crate) fn rewind(fd: Fd) -> Result<()> {
+    call!(lseek, fd, 0, libc::SEEK_SET).map(drop)
+}
+
+/// Waits for any signal.
+pub(crate) fn pause() {
+    let _ = call!(ppoll, 0, 0, 0, 0, 8);
+}
+
+/// Waits for a child of this process by a handle of it; gives 0, or its exit code, or 128 and its signal.
+pub(crate) fn wait(pidfd: Fd) -> Result<i32> {
+    // SAFETY: all zeros is a valid `siginfo_t`.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    loop {
+        match call!(waitid, libc::P_PIDFD, pidfd, &raw mut info, libc::WEXITED, 0) {
+            Ok(_) => break,
+            Err(libc::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // SAFETY: the kernel has filled in what it fills in for a child that ended.
+    let status = unsafe { info.si_status() };
+    Ok(if info.si_code == libc::CLD_EXITED { status } else { 128 + status })
+}
+
+/// Sends a signal by a handle of a process.
+pub(crate) fn kill(pidfd: Fd, signal: i32) -> Result<()> {
+    call!(pidfd_send_signal, pidfd, signal, 0, 0).map(drop)
+}
+
+/// The number of this process, as its own PID namespace has it.
+pub(crate) fn getpid() -> u32 {
+    call!(getpid).map_or(0, |pid| pid as u32)
+}
+
+pub(crate) fn chroot(path: &CStr) -> Result<()> {
+    call!(chroot, path.as_ptr()).map(drop)
+}
+
+/// Whether the effective user may execute a file; the real one is the same here.
+pub(crate) fn is_executable(path: &CStr) -> Result<()> {
+    call!(faccessat, AT_FDCWD, path.as_ptr(), libc::X_OK).map(drop)
+}
+
+pub(crate) fn personality(persona: u64) -> Result<()> {
+    call!(personality, persona).map(drop)
+}
+
+/// Sets how urgent reading and writing is, for this process.
+pub(crate) fn ioprio_set(priority: i32) -> Result<()> {
+    const WHO_PROCESS: i32 = 1;
+    call!(ioprio_set, WHO_PROCESS, 0, priority).map(drop)
+}
+
+/// How the kernel shares processors, as it takes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SchedulerAttributes {
+    pub(crate) size: u32,
+    pub(crate) policy: u32,
+    pub(crate) flags: u64,
+    pub(crate) nice: i32,
+    pub(crate) priority: u32,
+    pub(crate) runtime: u64,
+    pub(crate) deadline: u64,
+    pub(crate) period: u64,
+}
+
+pub(crate) fn sched_setattr(attributes: &SchedulerAttributes) -> Result<()> {
+    call!(sched_setattr, 0, attributes as *const SchedulerAttributes, 0).map(drop)
+}
+
+/// Waits until a descriptor can be read; gives whether it can within this many milliseconds.
+pub(crate) fn wait_readable(fd: Fd, milliseconds: Option<u64>) -> Result<bool> {
+    let mut one = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // The kernel writes back what is left, so a signal does not start the time anew.
+    let mut left = milliseconds
+        .map(|all| libc::timespec { tv_sec: (all / 1000) as libc::time_t, tv_nsec: (all % 1000 * 1_000_000) as _ });
+    loop {
+        let pointer = left.as_mut().map_or(std::ptr::null_mut(), |left| left as *mut libc::timespec);
+        match call!(ppoll, &raw mut one, 1, pointer, 0, 8) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(libc::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Lets every signal do what it does by default, and lets all of them through.
@@ -346,6 +458,14 @@ pub(crate) fn unblock_signals() {
 /// Replaces the program. Returns only with an error.
 pub(crate) fn execve(path: *const u8, argv: *const *const u8, environment: *const *const u8) -> i32 {
     match call!(execve, path, argv, environment) {
+        Ok(_) => 0,
+        Err(error) => error,
+    }
+}
+
+/// Replaces the program by an open file. Returns only with an error.
+pub(crate) fn execveat(file: Fd, argv: *const *const u8, environment: *const *const u8) -> i32 {
+    match call!(execveat, file, c"".as_ptr(), argv, environment, libc::AT_EMPTY_PATH) {
         Ok(_) => 0,
         Err(error) => error,
     }

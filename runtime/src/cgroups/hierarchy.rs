@@ -19,11 +19,29 @@ pub(super) struct Hierarchy {
     /// What it limits: `memory`, `pids`…
     pub(super) controllers: Vec<String>,
     /// This process's own cgroup, relative to the mount point.
-    own: PathBuf,
+    pub(super) own: PathBuf,
 }
 
 /// The v1 controllers that a container is put into.
-const WANTED: [&str; 8] = ["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids"];
+pub(super) const USUAL: [&str; 8] = ["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids"];
+
+/// All that a spec can say something about.
+pub(super) const ALL: [&str; 14] = [
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "name=systemd",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+    "rdma",
+];
 
 impl Hierarchy {
     /// Whether it has a controller.
@@ -42,16 +60,25 @@ impl Hierarchy {
 }
 
 /// Returns the hierarchies that a container is put into.
-pub(super) fn of_this_process() -> Vec<Hierarchy> {
+pub(super) fn of_this_process(wanted: &[&str]) -> Vec<Hierarchy> {
+    with_own_of(&std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default(), wanted)
+}
+
+/// Returns the same hierarchies as they are for another process, whose `/proc/PID/cgroup` is given.
+pub(super) fn with_own_of(own: &str, wanted: &[&str]) -> Vec<Hierarchy> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    parse(&mounts, &own, |mount_point| {
+    parse(wanted, &mounts, own, |mount_point| {
         std::fs::read_to_string(mount_point.join("cgroup.controllers")).unwrap_or_default()
     })
 }
 
 /// Finds hierarchies in the texts of `mountinfo` and `cgroup`.
-pub(super) fn parse(mounts: &str, own: &str, controllers_of: impl Fn(&Path) -> String) -> Vec<Hierarchy> {
+pub(super) fn parse(
+    wanted: &[&str],
+    mounts: &str,
+    own: &str,
+    controllers_of: impl Fn(&Path) -> String,
+) -> Vec<Hierarchy> {
     let mut hierarchies: Vec<Hierarchy> = Vec::new();
     for line in mounts.lines() {
         let Some((before, after)) = line.split_once(" - ") else { continue };
@@ -62,7 +89,7 @@ pub(super) fn parse(mounts: &str, own: &str, controllers_of: impl Fn(&Path) -> S
         let mount_point = PathBuf::from(unescape(mount_point));
         let (version, controllers) = match kind {
             Some("cgroup") => {
-                let known = options.split(',').filter(|option| WANTED.contains(option)).map(str::to_owned).collect();
+                let known = options.split(',').filter(|option| wanted.contains(option)).map(str::to_owned).collect();
                 (Version::One, known)
             }
             Some("cgroup2") => {
@@ -82,7 +109,7 @@ pub(super) fn parse(mounts: &str, own: &str, controllers_of: impl Fn(&Path) -> S
     // On a hybrid machine the v2 tree limits nothing of ours, and joining it would only cost time.
     let any_v1 = hierarchies.iter().any(|hierarchy| hierarchy.version == Version::One);
     hierarchies.retain(|hierarchy| {
-        hierarchy.version == Version::One || !any_v1 || WANTED.iter().any(|wanted| hierarchy.has(wanted))
+        hierarchy.version == Version::One || !any_v1 || USUAL.iter().any(|usual| hierarchy.has(usual))
     });
     hierarchies
 }
@@ -121,7 +148,7 @@ mod tests {
     #[test]
     fn a_hybrid_machine_gives_its_v1_controllers_with_the_own_cgroup() {
         let own = "4:memory:/job/1\n2:cpu,cpuacct:/\n1:name=systemd:/x\n0::/\n";
-        let found = parse(HYBRID, own, |_| "hugetlb\n".to_owned());
+        let found = parse(&USUAL, HYBRID, own, |_| "hugetlb\n".to_owned());
         let bases: Vec<_> = found.iter().map(|hierarchy| hierarchy.base(None)).collect();
         assert_eq!(bases, [Path::new("/sys/fs/cgroup/cpu,cpuacct"), Path::new("/sys/fs/cgroup/memory/job/1")]);
         assert_eq!(found[1].base(Some("/ci/../jobs")), Path::new("/sys/fs/cgroup/memory/jobs"));
@@ -130,7 +157,8 @@ mod tests {
     #[test]
     fn a_machine_with_v2_alone_gives_the_top() {
         let mounts = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-        let found = parse(mounts, "0::/user.slice/user-0.slice\n", |_| "cpuset cpu io memory pids\n".to_owned());
+        let found =
+            parse(&USUAL, mounts, "0::/user.slice/user-0.slice\n", |_| "cpuset cpu io memory pids\n".to_owned());
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].base(None), Path::new("/sys/fs/cgroup"));
         assert!(found[0].has("memory"));
@@ -139,12 +167,12 @@ mod tests {
     #[test]
     fn inside_a_container_the_mount_starts_at_its_own_cgroup() {
         let mounts = "35 31 0:32 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
-        let found = parse(mounts, "4:memory:/docker/abc\n", |_| String::new());
+        let found = parse(&USUAL, mounts, "4:memory:/docker/abc\n", |_| String::new());
         assert_eq!(found[0].base(None), Path::new("/sys/fs/cgroup/memory"));
     }
 
     #[test]
     fn nonsense_gives_nothing() {
-        assert!(parse("a b c\n - cgroup\n1 2 3 - cgroup2\n", "::\n", |_| String::new()).is_empty());
+        assert!(parse(&USUAL, "a b c\n - cgroup\n1 2 3 - cgroup2\n", "::\n", |_| String::new()).is_empty());
     }
 }

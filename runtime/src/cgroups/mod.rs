@@ -4,20 +4,24 @@
 //! hierarchy.rs   which hierarchies this machine has: v1, v2 or both
 //! v1.rs  v2.rs   what the limits of a spec are called there
 //! devices.rs     the allow list of devices as a BPF program, for v2
+//! folders.rs     the cgroup of a container that another process started
 //! ```
 //!
 //! The cgroup is one folder `slipway-…` below this process's own cgroup (v1), so that limits above hold,
 //! or below the top that is visible here (v2, which allows no processes in inner cgroups).
 
 mod devices;
+mod folders;
 mod hierarchy;
 mod v1;
 mod v2;
 
+pub use folders::CgroupFolders;
+
 use crate::owner;
 use crate::start_error::{StartError, Warning};
 use hierarchy::{Hierarchy, Version};
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxHugepageLimit, LinuxRdma, LinuxResources};
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,6 +34,8 @@ pub(crate) struct Cgroups {
     places: Vec<Place>,
     joins: Vec<OwnedFd>,
     folder: Option<OwnedFd>,
+    /// Whether the folders are somebody else's, and stay.
+    borrowed: bool,
 }
 
 /// One folder.
@@ -46,13 +52,23 @@ pub(crate) struct View {
     pub(crate) name: Option<PathBuf>,
     /// The folder.
     pub(crate) path: PathBuf,
+    /// Where the hierarchy is mounted.
+    pub(crate) top: PathBuf,
+    /// Further names, of single controllers.
+    pub(crate) links: Vec<String>,
 }
 
 /// How a limit could not be set.
 #[derive(Debug)]
 pub(crate) struct LimitError {
-    pub(crate) limit: &'static str,
+    pub(crate) limit: String,
     pub(crate) source: io::Error,
+}
+
+impl LimitError {
+    fn into_start_error(self) -> StartError {
+        StartError::Setup { what: format!("limit `{}`", self.limit), source: self.source }
+    }
 }
 
 impl Cgroups {
@@ -63,8 +79,46 @@ impl Cgroups {
         parent: Option<&str>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Cgroups, StartError> {
-        let hierarchies = hierarchy::of_this_process();
+        let hierarchies = hierarchy::of_this_process(&hierarchy::USUAL);
         Cgroups::create_in(hierarchies, &owner::name(id), resources, parent, warnings)
+    }
+
+    /// Makes the cgroup at a path: an absolute one is below the top, another below this process's own. It may be
+    /// there already, and then holds what is in it, too.
+    pub(crate) fn create_at(
+        path: &Path,
+        resources: Option<&LinuxResources>,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Cgroups, StartError> {
+        let inside = crate::plan::in_root(path);
+        let (Some(parent), Some(name)) = (inside.parent(), inside.file_name().and_then(|name| name.to_str())) else {
+            return Err(StartError::BadSpec { what: format!("`{}` is not a cgroup path", path.display()) });
+        };
+        let parent = path.is_absolute().then(|| parent.to_str()).flatten();
+        let name = if path.is_absolute() { name } else { inside.to_str().unwrap_or(name) };
+        let hierarchies = hierarchy::of_this_process(&hierarchy::ALL);
+        Cgroups::create_in(hierarchies, name, resources, parent, warnings)
+    }
+
+    /// The cgroup of a container that runs already, to join it.
+    pub(crate) fn to_join(folders: &CgroupFolders) -> Result<Cgroups, StartError> {
+        let mut cgroups = Cgroups::default();
+        cgroups.borrowed = true;
+        for path in folders.paths() {
+            cgroups.open(path, folders::version(path))?;
+        }
+        Ok(cgroups)
+    }
+
+    /// Leaves the folders where they are.
+    pub(crate) fn leave(mut self) -> CgroupFolders {
+        self.borrowed = true;
+        self.folders()
+    }
+
+    /// Where they are.
+    pub(crate) fn folders(&self) -> CgroupFolders {
+        CgroupFolders::new(self.places.iter().map(|place| place.path.clone()).collect())
     }
 
     fn create_in(
@@ -110,16 +164,21 @@ impl Cgroups {
             (Some(resources), Version::One) => v1::limit(&place.path, &place.hierarchy, resources, warnings),
             (Some(resources), Version::Two) => v2::limit(&place.path, resources, warnings),
         };
-        limited
-            .map_err(|LimitError { limit, source }| StartError::Setup { what: format!("limit `{limit}`"), source })?;
-        let opened = match place.hierarchy.version {
+        limited.map_err(LimitError::into_start_error)?;
+        let (path, version) = (place.path.clone(), place.hierarchy.version);
+        self.open(&path, version)
+    }
+
+    /// Opens what joins a folder.
+    fn open(&mut self, path: &Path, version: Version) -> Result<(), StartError> {
+        let opened = match version {
             Version::One => {
                 let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-                rustix::fs::open(place.path.join("tasks"), flags, Mode::empty()).map(|join| self.joins.push(join))
+                rustix::fs::open(path.join("tasks"), flags, Mode::empty()).map(|join| self.joins.push(join))
             }
             Version::Two => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                rustix::fs::open(&place.path, flags, Mode::empty()).map(|folder| self.folder = Some(folder))
+                rustix::fs::open(path, flags, Mode::empty()).map(|folder| self.folder = Some(folder))
             }
         };
         opened.map_err(|error| StartError::Setup { what: "open the cgroup".to_owned(), source: error.into() })
@@ -141,6 +200,11 @@ impl Cgroups {
         let view = |place: &Place| View {
             name: place.hierarchy.mount_point.file_name().filter(|_| !only_two).map(PathBuf::from),
             path: place.path.clone(),
+            top: place.hierarchy.mount_point.clone(),
+            links: match place.hierarchy.controllers.as_slice() {
+                several @ [_, _, ..] if place.hierarchy.version == Version::One => several.to_vec(),
+                _ => Vec::new(),
+            },
         };
         self.places.iter().map(view).collect()
     }
@@ -162,6 +226,9 @@ impl Cgroups {
     pub(crate) fn remove(&mut self) {
         self.joins.clear();
         self.folder = None;
+        if self.borrowed {
+            return;
+        }
         for place in self.places.drain(..) {
             remove_folder(&place.path);
         }
@@ -185,7 +252,11 @@ impl Place {
                 Version::Two => v2::enable_controllers(parent, &self.hierarchy.mount_point, resources, warnings),
             }
         }
-        std::fs::create_dir(&self.path)?;
+        match std::fs::create_dir(&self.path) {
+            // Somebody has made it for this container: our own names are ever new.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.path.is_dir() => {}
+            other => other?,
+        }
         if self.hierarchy.version == Version::One {
             v1::prepare(&self.path, &self.hierarchy)?;
         }
@@ -218,22 +289,17 @@ fn remove_folder(path: &Path) -> bool {
 }
 
 /// Writes one limit.
-fn write(folder: &Path, file: &'static str, value: &str) -> Result<(), LimitError> {
+fn write(folder: &Path, file: &str, value: &str) -> Result<(), LimitError> {
     let path = folder.join(file);
     let written = std::fs::OpenOptions::new().write(true).open(path).and_then(|mut file| {
         use io::Write as _;
         file.write_all(value.as_bytes())
     });
-    written.map_err(|source| LimitError { limit: file, source })
+    written.map_err(|source| LimitError { limit: file.to_owned(), source })
 }
 
 /// Writes one limit; that this kernel does not have it, or that it may not be set, is a warning.
-fn write_if_possible(
-    folder: &Path,
-    file: &'static str,
-    value: &str,
-    warnings: &mut Vec<Warning>,
-) -> Result<(), LimitError> {
+fn write_if_possible(folder: &Path, file: &str, value: &str, warnings: &mut Vec<Warning>) -> Result<(), LimitError> {
     match write(folder, file, value) {
         Err(LimitError { limit, source })
             if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
@@ -242,17 +308,38 @@ fn write_if_possible(
                 io::ErrorKind::NotFound => "this kernel does not offer it here".to_owned(),
                 _ => source.to_string(),
             };
-            warnings.push(Warning::LimitIgnored { limit: limit.to_owned(), reason });
+            warnings.push(Warning::LimitIgnored { limit, reason });
             Ok(())
         }
         other => other,
     }
 }
 
+/// The size of a huge page as files are named: digits and a unit.
+fn size_name(page: &LinuxHugepageLimit) -> Result<&str, LimitError> {
+    let size = page.page_size().as_str();
+    let digits = size.trim_end_matches("KB").trim_end_matches("MB").trim_end_matches("GB");
+    if digits.is_empty() || digits.len() == size.len() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        let source = io::Error::new(io::ErrorKind::InvalidInput, format!("`{size}` is not a size of pages"));
+        return Err(LimitError { limit: "hugepageLimits".to_owned(), source });
+    }
+    Ok(size)
+}
+
+fn rdma_line(device: &str, limits: &LinuxRdma) -> String {
+    let mut line = device.to_owned();
+    for (word, limit) in [("hca_handle", limits.hca_handles()), ("hca_object", limits.hca_objects())] {
+        if let Some(limit) = limit {
+            line.push_str(&format!(" {word}={limit}"));
+        }
+    }
+    line
+}
+
 /// Kills what is left in cgroups whose owner is dead, and removes them. Gives how many.
 pub(crate) fn sweep() -> usize {
     let mut removed = 0;
-    for hierarchy in hierarchy::of_this_process() {
+    for hierarchy in hierarchy::of_this_process(&hierarchy::USUAL) {
         let entries = std::fs::read_dir(hierarchy.base(None)).into_iter().flatten().flatten();
         for entry in entries.filter(|entry| owner::is_stale(&entry.file_name())) {
             let processes = std::fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Cgroups on this machine, which needs root; v2 is tried wherever a v2 tree is mounted, be it a hybrid's.
 
 use super::*;
-use crate::container::{ContainerConfig, Rootfs, launch_in};
+use crate::container::{ContainerConfig, Extras, Rootfs, launch_in};
 use crate::network::Network;
 use crate::stdio::Stdio;
 use crate::{SpecOptions, default_spec};
@@ -19,7 +19,7 @@ fn a_machine_without_cgroups_gives_a_warning() {
 #[test]
 fn a_folder_that_cannot_be_made_gives_a_warning() {
     let mounts = "1 2 0:1 / /proc/self rw - cgroup cgroup rw,memory\n";
-    let hierarchies = hierarchy::parse(mounts, "", |_| String::new());
+    let hierarchies = hierarchy::parse(&hierarchy::USUAL, mounts, "", |_| String::new());
     let mut warnings = Vec::new();
     let cgroups = Cgroups::create_in(hierarchies, "slipway-x", None, None, &mut warnings).unwrap();
     assert!(matches!(warnings.as_slice(), [Warning::NoCgroup { .. }]), "{warnings:?}");
@@ -31,7 +31,9 @@ fn v2_alone() -> Vec<Hierarchy> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mounts: String =
         mounts.lines().filter(|line| line.contains(" - cgroup2 ")).map(|line| format!("{line}\n")).collect();
-    hierarchy::parse(&mounts, "0::/\n", |path| std::fs::read_to_string(path.join("cgroup.controllers")).unwrap())
+    hierarchy::parse(&hierarchy::USUAL, &mounts, "0::/\n", |path| {
+        std::fs::read_to_string(path.join("cgroup.controllers")).unwrap()
+    })
 }
 
 #[test]
@@ -66,7 +68,8 @@ fn on_v2_a_container_is_cloned_into_its_cgroup_and_devices_are_filtered() {
         cgroup_parent: None,
         die_with_parent: true,
     };
-    let mut container = launch_in(config, cgroups, warnings, None).unwrap().started().unwrap();
+    let launched = launch_in(config, &mut Extras::default(), cgroups, warnings, None).unwrap();
+    let mut container = launched.started().unwrap();
     let (mut stdout, mut stderr) = (String::new(), String::new());
     container.take_stdout().unwrap().read_to_string(&mut stdout).unwrap();
     container.take_stderr().unwrap().read_to_string(&mut stderr).unwrap();

@@ -1,9 +1,9 @@
 //! The limits of a spec in the files of cgroup v1.
 
 use super::hierarchy::Hierarchy;
-use super::{LimitError, write, write_if_possible};
+use super::{LimitError, rdma_line, size_name, write, write_if_possible};
 use crate::start_error::Warning;
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources};
 use std::io;
 use std::path::Path;
 
@@ -42,6 +42,10 @@ pub(super) fn limit(
     resources: &LinuxResources,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), LimitError> {
+    if resources.unified().as_ref().is_some_and(|files| !files.is_empty()) {
+        let source = io::Error::new(io::ErrorKind::Unsupported, "this machine has cgroups of version 1");
+        return Err(LimitError { limit: "unified".to_owned(), source });
+    }
     if hierarchy.has("devices") {
         limit_devices(path, resources.devices().as_deref().unwrap_or_default())?;
     }
@@ -52,8 +56,35 @@ pub(super) fn limit(
         let limit = if pids.limit() > 0 { pids.limit().to_string() } else { "max".to_owned() };
         write_if_possible(path, "pids.max", &limit, warnings)?;
     }
+    if let Some(io) = resources.block_io().as_ref().filter(|_| hierarchy.has("blkio")) {
+        limit_io(path, io, warnings)?;
+    }
+    for page in resources.hugepage_limits().iter().flatten().filter(|_| hierarchy.has("hugetlb")) {
+        let file = format!("hugetlb.{}.limit_in_bytes", size_name(page)?);
+        write_if_possible(path, &file, &page.limit().to_string(), warnings)?;
+    }
+    if let Some(network) = resources.network() {
+        if let Some(class) = network.class_id().filter(|_| hierarchy.has("net_cls")) {
+            write_if_possible(path, "net_cls.classid", &class.to_string(), warnings)?;
+        }
+        for one in network.priorities().iter().flatten().filter(|_| hierarchy.has("net_prio")) {
+            write_if_possible(path, "net_prio.ifpriomap", &format!("{} {}", one.name(), one.priority()), warnings)?;
+        }
+    }
+    for (device, limits) in resources.rdma().iter().flatten().filter(|_| hierarchy.has("rdma")) {
+        write_if_possible(path, "rdma.max", &rdma_line(device, limits), warnings)?;
+    }
     let Some(cpu) = resources.cpu() else { return Ok(()) };
     if hierarchy.has("cpu") {
+        if let Some(period) = cpu.realtime_period().filter(|&period| period != 0) {
+            write_if_possible(path, "cpu.rt_period_us", &period.to_string(), warnings)?;
+        }
+        if let Some(runtime) = cpu.realtime_runtime().filter(|&runtime| runtime != 0) {
+            write_if_possible(path, "cpu.rt_runtime_us", &runtime.to_string(), warnings)?;
+        }
+        if let Some(idle) = cpu.idle() {
+            write_if_possible(path, "cpu.idle", &idle.to_string(), warnings)?;
+        }
         if let Some(shares) = cpu.shares().filter(|&shares| shares != 0) {
             write_if_possible(path, "cpu.shares", &shares.to_string(), warnings)?;
         }
@@ -62,6 +93,9 @@ pub(super) fn limit(
         }
         if let Some(quota) = cpu.quota().filter(|&quota| quota != 0) {
             write_if_possible(path, "cpu.cfs_quota_us", &quota.to_string(), warnings)?;
+        }
+        if let Some(burst) = cpu.burst() {
+            write_if_possible(path, "cpu.cfs_burst_us", &burst.to_string(), warnings)?;
         }
     }
     if hierarchy.has("cpuset") {
@@ -75,13 +109,55 @@ pub(super) fn limit(
     Ok(())
 }
 
+fn limit_io(path: &Path, io: &LinuxBlockIo, warnings: &mut Vec<Warning>) -> Result<(), LimitError> {
+    // Which files there are depends on the kernel's scheduler of requests.
+    let weights = |plain: &'static str, bfq: &'static str| if path.join(plain).exists() { plain } else { bfq };
+    if let Some(weight) = io.weight().filter(|&weight| weight != 0) {
+        write_if_possible(path, weights("blkio.weight", "blkio.bfq.weight"), &weight.to_string(), warnings)?;
+    }
+    if let Some(weight) = io.leaf_weight().filter(|&weight| weight != 0) {
+        write_if_possible(path, "blkio.leaf_weight", &weight.to_string(), warnings)?;
+    }
+    for device in io.weight_device().iter().flatten() {
+        let line = |weight: u16| format!("{}:{} {weight}", device.major(), device.minor());
+        if let Some(weight) = device.weight().filter(|&weight| weight != 0) {
+            let file = weights("blkio.weight_device", "blkio.bfq.weight_device");
+            write_if_possible(path, file, &line(weight), warnings)?;
+        }
+        if let Some(weight) = device.leaf_weight().filter(|&weight| weight != 0) {
+            write_if_possible(path, "blkio.leaf_weight_device", &line(weight), warnings)?;
+        }
+    }
+    for (file, list) in [
+        ("blkio.throttle.read_bps_device", io.throttle_read_bps_device()),
+        ("blkio.throttle.write_bps_device", io.throttle_write_bps_device()),
+        ("blkio.throttle.read_iops_device", io.throttle_read_iops_device()),
+        ("blkio.throttle.write_iops_device", io.throttle_write_iops_device()),
+    ] {
+        for device in list.iter().flatten() {
+            let line = format!("{}:{} {}", device.major(), device.minor(), device.rate());
+            write_if_possible(path, file, &line, warnings)?;
+        }
+    }
+    Ok(())
+}
+
 fn limit_memory(path: &Path, memory: &LinuxMemory, warnings: &mut Vec<Warning>) -> Result<(), LimitError> {
     let set = |value: Option<i64>| value.filter(|&value| value != 0).map(|value| value.to_string());
-    if let Some(limit) = set(memory.limit()) {
-        write_if_possible(path, "memory.limit_in_bytes", &limit, warnings)?;
+    let limit = set(memory.limit()).map(|limit| ("memory.limit_in_bytes", limit));
+    let swap = set(memory.swap()).map(|swap| ("memory.memsw.limit_in_bytes", swap));
+    // The kernel keeps the second from falling below the first, so a higher one goes first.
+    let now =
+        |file: &str| std::fs::read_to_string(path.join(file)).ok().and_then(|text| text.trim().parse::<i64>().ok());
+    let raises = memory
+        .swap()
+        .is_some_and(|swap| swap == -1 || now("memory.memsw.limit_in_bytes").is_some_and(|now| now < swap));
+    let order = if raises { [swap, limit] } else { [limit, swap] };
+    for (file, value) in order.into_iter().flatten() {
+        write_if_possible(path, file, &value, warnings)?;
     }
-    if let Some(swap) = set(memory.swap()) {
-        write_if_possible(path, "memory.memsw.limit_in_bytes", &swap, warnings)?;
+    if let Some(limit) = set(memory.kernel_tcp()) {
+        write_if_possible(path, "memory.kmem.tcp.limit_in_bytes", &limit, warnings)?;
     }
     if let Some(reservation) = set(memory.reservation()) {
         write_if_possible(path, "memory.soft_limit_in_bytes", &reservation, warnings)?;

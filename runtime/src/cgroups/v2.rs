@@ -1,8 +1,8 @@
 //! The limits of a spec in the files of cgroup v2.
 
-use super::{LimitError, devices, write, write_if_possible};
+use super::{LimitError, devices, rdma_line, size_name, write, write_if_possible};
 use crate::start_error::Warning;
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
 use std::path::Path;
 
 /// Turns on, from the top down to `parent`, the controllers that the limits need.
@@ -13,10 +13,19 @@ pub(super) fn enable_controllers(
     warnings: &mut Vec<Warning>,
 ) {
     let Some(resources) = resources else { return };
-    let mut wanted = Vec::new();
-    // Memory and pids are also counted, so that an OOM kill is noticed.
-    wanted.push(("memory", resources.memory().is_some()));
-    wanted.push(("pids", resources.pids().is_some()));
+    let mut wanted = vec![
+        // Memory and pids are also counted, so that an OOM kill is noticed.
+        ("memory", resources.memory().is_some()),
+        ("pids", resources.pids().is_some()),
+        ("io", resources.block_io().is_some()),
+        ("hugetlb", resources.hugepage_limits().is_some()),
+        ("rdma", resources.rdma().is_some()),
+    ];
+    for file in resources.unified().iter().flatten().map(|(file, _)| file) {
+        let controller = file.split('.').next().unwrap_or_default();
+        const ALL: [&str; 8] = ["cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma"];
+        wanted.extend(ALL.iter().find(|known| **known == controller).map(|known| (*known, true)));
+    }
     let cpu = resources.cpu().as_ref();
     wanted.push(("cpu", cpu.is_some_and(|cpu| cpu.shares().is_some() || cpu.quota().is_some())));
     wanted.push(("cpuset", cpu.is_some_and(|cpu| cpu.cpus().is_some() || cpu.mems().is_some())));
@@ -48,7 +57,7 @@ pub(super) fn limit(path: &Path, resources: &LinuxResources, warnings: &mut Vec<
                 let reason = error.to_string();
                 warnings.push(Warning::LimitIgnored { limit: "devices".to_owned(), reason });
             }
-            Err(source) => return Err(LimitError { limit: "devices", source }),
+            Err(source) => return Err(LimitError { limit: "devices".to_owned(), source }),
         }
     }
     if let Some(memory) = resources.memory() {
@@ -60,6 +69,54 @@ pub(super) fn limit(path: &Path, resources: &LinuxResources, warnings: &mut Vec<
     }
     if let Some(cpu) = resources.cpu() {
         limit_cpu(path, cpu, warnings)?;
+    }
+    if let Some(io) = resources.block_io() {
+        limit_io(path, io, warnings)?;
+    }
+    for page in resources.hugepage_limits().iter().flatten() {
+        let file = format!("hugetlb.{}.max", size_name(page)?);
+        write_if_possible(path, &file, &page.limit().to_string(), warnings)?;
+    }
+    for (device, limits) in resources.rdma().iter().flatten() {
+        write_if_possible(path, "rdma.max", &rdma_line(device, limits), warnings)?;
+    }
+    // Last, as they are the most exact words; and who uses them wants them, so nothing is left out.
+    for (file, value) in resources.unified().iter().flatten() {
+        if file.contains('/') || file.starts_with("cgroup.") {
+            let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
+            return Err(LimitError { limit: file.clone(), source });
+        }
+        write(path, file, value)?;
+    }
+    Ok(())
+}
+
+fn limit_io(path: &Path, io: &LinuxBlockIo, warnings: &mut Vec<Warning>) -> Result<(), LimitError> {
+    if let Some(weight) = io.weight().filter(|&weight| weight != 0) {
+        if path.join("io.bfq.weight").exists() {
+            write_if_possible(path, "io.bfq.weight", &weight.to_string(), warnings)?;
+        } else {
+            // From 10 to 1000 there, to 1 to 10000 here.
+            let weight = 1 + (u64::from(weight).clamp(10, 1000) - 10) * 9999 / 990;
+            write_if_possible(path, "io.weight", &weight.to_string(), warnings)?;
+        }
+    }
+    for device in io.weight_device().iter().flatten() {
+        if let Some(weight) = device.weight().filter(|&weight| weight != 0) {
+            let line = format!("{}:{} {weight}", device.major(), device.minor());
+            write_if_possible(path, "io.bfq.weight", &line, warnings)?;
+        }
+    }
+    for (word, list) in [
+        ("rbps", io.throttle_read_bps_device()),
+        ("wbps", io.throttle_write_bps_device()),
+        ("riops", io.throttle_read_iops_device()),
+        ("wiops", io.throttle_write_iops_device()),
+    ] {
+        for device in list.iter().flatten() {
+            let line = format!("{}:{} {word}={}", device.major(), device.minor(), device.rate());
+            write_if_possible(path, "io.max", &line, warnings)?;
+        }
     }
     Ok(())
 }
@@ -89,6 +146,12 @@ fn limit_cpu(path: &Path, cpu: &LinuxCpu, warnings: &mut Vec<Warning>) -> Result
         let quota = if quota < 0 { "max".to_owned() } else { quota.to_string() };
         let period = cpu.period().filter(|&period| period != 0).unwrap_or(100_000);
         write_if_possible(path, "cpu.max", &format!("{quota} {period}"), warnings)?;
+    }
+    if let Some(burst) = cpu.burst() {
+        write_if_possible(path, "cpu.max.burst", &burst.to_string(), warnings)?;
+    }
+    if let Some(idle) = cpu.idle() {
+        write_if_possible(path, "cpu.idle", &idle.to_string(), warnings)?;
     }
     if let Some(cpus) = cpu.cpus().as_ref().filter(|cpus| !cpus.is_empty()) {
         write_if_possible(path, "cpuset.cpus", cpus, warnings)?;

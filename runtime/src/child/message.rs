@@ -5,6 +5,11 @@
 //!                    W step index errno     it goes on without
 //!                    S seconds nanos kind path   a mount point was made; the folder's time before that
 //!                    T (descriptor)         the terminal's master side
+//!                    L (descriptor)         the seccomp listener
+//!                    C pid (descriptor)     it has made the child that goes on; a handle of that one
+//!                    U                      its users shall be mapped; it waits
+//!                    H                      its mounts are there, hooks shall run; it waits
+//!                    R                      all is ready; it waits to be started, by somebody else
 //!                    X                      exec is next
 //!                    end of file            exec happened, or after no X: it died
 //! parent -> child    G                      go on
@@ -46,11 +51,20 @@ pub(crate) enum Step {
     WorkingDirectory,
     Descriptors,
     Exec,
+    Join,
+    UserNamespace,
+    TimeNamespace,
+    Clone,
+    Priority,
+    CreateHook,
+    StartHook,
+    Wait,
+    Listener,
 }
 
 impl Step {
     /// Every step, at the place of its number.
-    pub(crate) const ALL: [Step; 30] = [
+    pub(crate) const ALL: [Step; 39] = [
         Step::JoinCgroup,
         Step::CgroupNamespace,
         Step::Session,
@@ -81,6 +95,15 @@ impl Step {
         Step::WorkingDirectory,
         Step::Descriptors,
         Step::Exec,
+        Step::Join,
+        Step::UserNamespace,
+        Step::TimeNamespace,
+        Step::Clone,
+        Step::Priority,
+        Step::CreateHook,
+        Step::StartHook,
+        Step::Wait,
+        Step::Listener,
     ];
 
     /// For `map_err`: this step failed.
@@ -151,23 +174,54 @@ impl Outbox {
         self.send(&bytes[..14 + length]);
     }
 
-    /// Hands a descriptor over.
+    /// Hands the terminal's master over.
     pub(crate) fn terminal(&self, master: Fd) -> Result<(), i32> {
+        self.send_with(b"T", master)
+    }
+
+    /// Hands the listener of a seccomp filter over.
+    pub(crate) fn listener(&self, listener: Fd) -> Result<(), i32> {
+        self.send_with(b"L", listener)
+    }
+
+    /// Says which process goes on in place of this one.
+    pub(crate) fn child(&self, pid: u32, handle: Fd) -> Result<(), i32> {
+        let mut bytes = [b'C', 0, 0, 0, 0];
+        bytes[1..].copy_from_slice(&pid.to_ne_bytes());
+        self.send_with(&bytes, handle)
+    }
+
+    /// Waits until the parent has mapped the users of a new user namespace.
+    pub(crate) fn ask_for_ids(&self) -> Result<(), Failure> {
+        self.send(b"U");
+        self.wait_for_go()
+    }
+
+    /// Waits until the parent has done its part: hooks, and the network.
+    pub(crate) fn ask_for_hooks(&self) -> Result<(), Failure> {
+        self.send(b"H");
+        self.wait_for_go()
+    }
+
+    pub(crate) fn ready(&self) {
+        self.send(b"R");
+    }
+
+    fn send_with(&self, bytes: &[u8], fd: Fd) -> Result<(), i32> {
         #[repr(C, align(8))]
         struct Control {
             header: libc::cmsghdr,
             fd: Fd,
             _padding: u32,
         }
-        let mut kind = *b"T";
-        let mut vector = libc::iovec { iov_base: kind.as_mut_ptr().cast(), iov_len: 1 };
+        let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         // SAFETY: all zeros is valid for these structs of the kernel's.
         let mut control: Control = unsafe { std::mem::zeroed() };
         let length = size_of::<libc::cmsghdr>() + size_of::<Fd>();
         control.header.cmsg_len = length as _;
         control.header.cmsg_level = libc::SOL_SOCKET;
         control.header.cmsg_type = libc::SCM_RIGHTS;
-        control.fd = master;
+        control.fd = fd;
         // SAFETY: as above.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = &raw mut vector;

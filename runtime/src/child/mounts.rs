@@ -2,18 +2,24 @@
 
 use super::message::{Failure, Outbox, Step};
 use super::target;
-use crate::plan::{DevicePlan, Make, MountPlan, MountPlanKind, OverlayPlan, RootPlan};
+use crate::plan::{DevicePlan, Make, MountPlan, MountPlanKind, OverlayPlan, PropagationPlan, RootPlan};
 use crate::stdio::Size;
 use crate::sys::{self, Fd, MountAttributes};
 use std::ffi::{CStr, CString};
+use std::os::fd::AsRawFd;
 
+const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 const PROC_ROOT_INODE: u64 = 1;
 
-/// Mounts what becomes `/`, privately, and gives a descriptor of it.
-pub(super) fn root(plan: &RootPlan) -> Result<Fd, Failure> {
-    sys::mount(c"none", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, None).map_err(Step::PrivateMounts.fails())?;
-    match plan {
+/// Mounts what becomes `/`, and gives a descriptor of it. Mounts of the host that are below tell each other as planned.
+pub(super) fn root(plan: &RootPlan, propagation: &PropagationPlan) -> Result<Fd, Failure> {
+    sys::mount(c"none", c"/", c"", propagation.flags, None).map_err(Step::PrivateMounts.fails())?;
+    if let Some(parent) = &propagation.private {
+        // The root is mounted on it, and nobody else shall see that.
+        sys::mount(c"none", parent, c"", libc::MS_PRIVATE, None).map_err(Step::PrivateMounts.fails())?;
+    }
+    let root = match plan {
         RootPlan::Folder(path) => folder_root(path).map_err(Step::RootFolder.fails()),
         RootPlan::Overlay(overlay) => match new_overlay(overlay) {
             // Before Linux 6.5 overlayfs knows no `lowerdir+`.
@@ -21,7 +27,13 @@ pub(super) fn root(plan: &RootPlan) -> Result<Fd, Failure> {
             other => other,
         }
         .map_err(Step::RootOverlay.fails()),
+    }?;
+    if propagation.private.is_some() {
+        // A shared one cannot become the root.
+        let private = MountAttributes { propagation: libc::MS_PRIVATE, ..Default::default() };
+        sys::mount_setattr(root, &private, false).map_err(Step::PrivateMounts.fails())?;
     }
+    Ok(root)
 }
 
 fn folder_root(path: &CStr) -> Result<Fd, i32> {
@@ -75,18 +87,9 @@ pub(super) fn all(root: Fd, plans: &[MountPlan], outbox: &Outbox) -> Result<(), 
 }
 
 fn one(root: Fd, plan: &MountPlan, index: usize, outbox: &Outbox) -> Result<(), Failure> {
-    if let MountPlanKind::Seal = plan.kind {
-        let resolve = sys::RESOLVE_NO_SYMLINKS;
-        let place =
-            target::open(root, plan.target.as_bytes(), libc::O_PATH, resolve).map_err(Step::MountTarget.at(index))?;
-        let attributes = MountAttributes { set: sys::MOUNT_ATTR_RDONLY, ..Default::default() };
-        sys::mount_setattr(place, &attributes, false).map_err(Step::Mount.at(index))?;
-        sys::close(place);
-        return Ok(());
-    }
     let mount = match &plan.kind {
-        MountPlanKind::New { filesystem, options, attributes } => {
-            new_mount(filesystem, options, *attributes).map_err(Step::Mount.at(index))?
+        MountPlanKind::New { filesystem, source, options, attributes } => {
+            new_mount(filesystem, source, options, *attributes).map_err(Step::Mount.at(index))?
         }
         MountPlanKind::Bind { source, recursive, attributes, attributes_recursive } => {
             let mount = sys::open_tree(sys::AT_FDCWD, source, *recursive).map_err(Step::MountSource.at(index))?;
@@ -95,30 +98,51 @@ fn one(root: Fd, plan: &MountPlan, index: usize, outbox: &Outbox) -> Result<(), 
             }
             mount
         }
-        MountPlanKind::Seal => return Ok(()),
+        MountPlanKind::Ready { tree, .. } => tree.as_raw_fd(),
+        MountPlanKind::Link { destination } => {
+            let mut parent = Parent::new(root);
+            let made = link(&mut parent, destination, &plan.target).map_err(Step::Mount.at(index));
+            parent.close();
+            return made;
+        }
+        MountPlanKind::Seal => return seal(root, &plan.target, index),
     };
     let place = target::open_or_make(root, plan.target.as_bytes(), plan.make, plan.no_links, outbox)
         .map_err(Step::MountTarget.at(index))?;
     sys::move_mount(mount, place).map_err(Step::Mount.at(index))?;
     sys::close(place);
-    if plan.propagation != 0 {
-        let attributes = MountAttributes { propagation: plan.propagation, ..Default::default() };
-        sys::mount_setattr(mount, &attributes, true).map_err(Step::Mount.at(index))?;
+    for &(propagation, recursive) in &plan.propagation {
+        let attributes = MountAttributes { propagation, ..Default::default() };
+        sys::mount_setattr(mount, &attributes, recursive).map_err(Step::Mount.at(index))?;
     }
     sys::close(mount);
     Ok(())
 }
 
-fn new_mount(filesystem: &CStr, options: &[(CString, Option<CString>)], attributes: u64) -> Result<Fd, i32> {
+fn seal(root: Fd, target: &CStr, index: usize) -> Result<(), Failure> {
+    let place = target::open(root, target.to_bytes(), libc::O_PATH, sys::RESOLVE_NO_SYMLINKS)
+        .map_err(Step::MountTarget.at(index))?;
+    let attributes = MountAttributes { set: sys::MOUNT_ATTR_RDONLY, ..Default::default() };
+    sys::mount_setattr(place, &attributes, false).map_err(Step::Mount.at(index))?;
+    sys::close(place);
+    Ok(())
+}
+
+fn new_mount(
+    filesystem: &CStr,
+    source: &CStr,
+    options: &[(CString, Option<CString>)],
+    attributes: u64,
+) -> Result<Fd, i32> {
     let fs = sys::fsopen(filesystem)?;
-    let mount = configure(fs, filesystem, options).and_then(|()| sys::fsmount(fs, attributes));
+    let mount = configure(fs, source, options).and_then(|()| sys::fsmount(fs, attributes));
     sys::close(fs);
     mount
 }
 
-fn configure(fs: Fd, filesystem: &CStr, options: &[(CString, Option<CString>)]) -> Result<(), i32> {
-    // What /proc/self/mounts shows as the source.
-    sys::fsconfig_string(fs, c"source", filesystem)?;
+fn configure(fs: Fd, source: &CStr, options: &[(CString, Option<CString>)]) -> Result<(), i32> {
+    // What /proc/self/mounts shows.
+    sys::fsconfig_string(fs, c"source", source)?;
     for (key, value) in options {
         match value {
             Some(value) => sys::fsconfig_string(fs, key, value)?,
@@ -175,6 +199,15 @@ pub(super) fn devices(root: Fd, plans: &[DevicePlan]) -> Result<(), Failure> {
 }
 
 fn device<'a>(parent: &mut Parent<'a>, plan: &'a DevicePlan) -> Result<(), i32> {
+    if let Some(source) = &plan.bind {
+        let mount = sys::open_tree(sys::AT_FDCWD, source, false)?;
+        let nobody = Outbox { socket: -1, root_device: None };
+        let place = target::open_or_make(parent.root, plan.path.as_bytes(), Make::File, true, &nobody)?;
+        let moved = sys::move_mount(mount, place);
+        sys::close(place);
+        sys::close(mount);
+        return moved;
+    }
     let (folder, name) = match parent.open(&plan.path) {
         Err(libc::ENOENT) => {
             make_parents(parent.root, plan.path.to_bytes())?;
@@ -204,24 +237,56 @@ fn make_parents(root: Fd, path: &[u8]) -> Result<(), i32> {
 pub(super) fn links(root: Fd, links: &[(CString, CString)]) -> Result<(), Failure> {
     let mut parent = Parent::new(root);
     for (index, (destination, path)) in links.iter().enumerate() {
-        let (folder, name) = parent.open(path).map_err(Step::Link.at(index))?;
-        match sys::symlinkat(destination, folder, name) {
-            Ok(()) | Err(libc::EEXIST) => {}
-            Err(error) => return Err(Step::Link.at(index)(error)),
-        }
+        link(&mut parent, destination, path).map_err(Step::Link.at(index))?;
     }
     parent.close();
     Ok(())
 }
 
-/// Opens a terminal of the container's own devpts, hands the master over, and gives the other side.
+/// Makes a link, unless something is there.
+fn link<'a>(parent: &mut Parent<'a>, destination: &CStr, path: &'a CStr) -> Result<(), i32> {
+    let (folder, name) = parent.open(path)?;
+    match sys::symlinkat(destination, folder, name) {
+        Err(libc::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// Opens a terminal of the container's own devpts, hands the master over, and gives the other side, which is
+/// `/dev/console`, too.
 pub(super) fn terminal(root: Fd, size: Option<Size>, uid: u32, outbox: &Outbox) -> Result<Fd, Failure> {
-    open_terminal(root, size, uid, outbox).map_err(Step::Terminal.fails())
+    let opened = open_terminal(root, size, uid, outbox).and_then(|console| {
+        let mount = sys::open_tree(console, c"", false)?;
+        let nobody = Outbox { socket: -1, root_device: None };
+        let place = target::open_or_make(root, b"dev/console", Make::File, true, &nobody)?;
+        sys::move_mount(mount, place)?;
+        sys::close(place);
+        sys::close(mount);
+        Ok(console)
+    });
+    opened.map_err(Step::Terminal.fails())
+}
+
+/// Opens one more terminal of the container that this process is in.
+pub(super) fn terminal_inside(size: Option<Size>, uid: u32, outbox: &Outbox) -> Result<Fd, Failure> {
+    let opened = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC).and_then(|root| {
+        let console = open_terminal(root, size, uid, outbox);
+        sys::close(root);
+        console
+    });
+    opened.map_err(Step::Terminal.fails())
 }
 
 fn open_terminal(root: Fd, size: Option<Size>, uid: u32, outbox: &Outbox) -> Result<Fd, i32> {
     let flags = libc::O_RDWR | libc::O_NOCTTY;
-    let master = target::open(root, b"dev/pts/ptmx", flags, sys::RESOLVE_NO_SYMLINKS)?;
+    // What a container put there instead does not keep us waiting.
+    let resolve = sys::RESOLVE_NO_SYMLINKS;
+    let master = target::open(root, b"dev/pts/ptmx", flags | libc::O_NONBLOCK, resolve)?;
+    if sys::filesystem(master)? != DEVPTS_SUPER_MAGIC {
+        sys::close(master);
+        return Err(libc::ENODEV);
+    }
+    sys::set_blocking(master)?;
     let unlocked = 0i32;
     sys::ioctl(master, sys::TIOCSPTLCK, &raw const unlocked as usize)?;
     let console = sys::ioctl(master, sys::TIOCGPTPEER, (flags | libc::O_CLOEXEC) as usize)? as Fd;
@@ -232,12 +297,6 @@ fn open_terminal(root: Fd, size: Option<Size>, uid: u32, outbox: &Outbox) -> Res
         let size = libc::winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
         sys::ioctl(master, sys::TIOCSWINSZ, &raw const size as usize)?;
     }
-    let mount = sys::open_tree(console, c"", false)?;
-    let nobody = Outbox { socket: -1, root_device: None };
-    let place = target::open_or_make(root, b"dev/console", Make::File, true, &nobody)?;
-    sys::move_mount(mount, place)?;
-    sys::close(place);
-    sys::close(mount);
     outbox.terminal(master)?;
     sys::close(master);
     Ok(console)
@@ -328,7 +387,7 @@ fn mask_one(root: Fd, path: &CStr, null: Fd, empty: &mut Option<Fd>) -> Result<(
         None => {
             let options =
                 sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
-            new_mount(c"tmpfs", &[], options)?
+            new_mount(c"tmpfs", c"tmpfs", &[], options)?
         }
     };
     let moved = sys::move_mount(mount, place);
@@ -371,6 +430,19 @@ pub(super) fn pivot(root: Fd) -> Result<(), Failure> {
         .and_then(|()| sys::chdir(c"/"));
     sys::close(root);
     pivoted.map_err(Step::Pivot.fails())
+}
+
+/// Moves `root` over the old root, for a root that cannot be pivoted from, such as an initramfs.
+pub(super) fn move_to_root(root: Fd) -> Result<(), Failure> {
+    let moved = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC).and_then(|place| {
+        sys::fchdir(root)?;
+        sys::move_mount(root, place)?;
+        sys::close(place);
+        sys::chroot(c".")?;
+        sys::chdir(c"/")
+    });
+    sys::close(root);
+    moved.map_err(Step::Pivot.fails())
 }
 
 #[cfg(test)]

@@ -124,6 +124,12 @@ pub struct Attached {
     pub hardware: [u8; 6],
 }
 
+impl Default for Network {
+    fn default() -> Self {
+        Network::none()
+    }
+}
+
 impl Network {
     fn of(kind: Kind) -> Network {
         Network { kind, published: None, service: None }

@@ -33,6 +33,16 @@ const IF_GREATER: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
 const IF_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
+impl Filter {
+    /// Whether installing it gives a listener.
+    pub(crate) fn listens(&self) -> bool {
+        self.flags & NEW_LISTENER != 0
+    }
+}
+
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER`.
+const NEW_LISTENER: u32 = 8;
+
 /// Where the kernel's `seccomp_data` has what.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
@@ -89,20 +99,49 @@ fn compile(profile: &LinuxSeccomp) -> Result<Filter, StartError> {
     if code.len() > LONGEST {
         return Err(StartError::BadSpec { what: format!("the seccomp profile needs {} instructions", code.len()) });
     }
-    Ok(Filter { instructions: code, flags: flags(profile) })
+    Ok(Filter { instructions: code, flags: flags(profile)? })
 }
 
 /// `SPEC_ALLOW` unless the profile says otherwise, as runc.
-fn flags(profile: &LinuxSeccomp) -> u32 {
+fn flags(profile: &LinuxSeccomp) -> Result<u32, StartError> {
     const LOG: u32 = 2;
     const SPEC_ALLOW: u32 = 4;
-    let Some(flags) = profile.flags() else { return SPEC_ALLOW };
-    flags.iter().fold(0, |bits, flag| match flag {
-        LinuxSeccompFilterFlag::SeccompFilterFlagLog => bits | LOG,
-        LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => bits | SPEC_ALLOW,
-        // One thread, no listener.
-        _ => bits,
-    })
+    const WAIT_KILLABLE_RECV: u32 = 32;
+    let mut bits = 0;
+    match profile.flags() {
+        None => bits |= SPEC_ALLOW,
+        Some(flags) => {
+            for flag in flags {
+                bits |= match flag {
+                    LinuxSeccompFilterFlag::SeccompFilterFlagLog => LOG,
+                    LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => SPEC_ALLOW,
+                    LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => WAIT_KILLABLE_RECV,
+                    // The program starts with one thread.
+                    LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
+                }
+            }
+        }
+    }
+    let notifies = |action| action == LinuxSeccompAction::ScmpActNotify;
+    let notified = profile.syscalls().iter().flatten().filter(|syscall| notifies(syscall.action()));
+    let names: Vec<_> = notified.flat_map(oci_spec::runtime::LinuxSyscall::names).collect();
+    let bad = |what: &str| Err(StartError::BadSpec { what: what.to_owned() });
+    if notifies(profile.default_action()) {
+        return bad("SCMP_ACT_NOTIFY cannot be the default action: nobody would hand the listener over");
+    }
+    if names.iter().any(|name| matches!(name.as_str(), "write" | "sendmsg")) {
+        return bad("SCMP_ACT_NOTIFY cannot be the action for `write` and `sendmsg`, which hand the listener over");
+    }
+    if names.is_empty() {
+        if bits & WAIT_KILLABLE_RECV != 0 {
+            return bad("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs SCMP_ACT_NOTIFY");
+        }
+    } else if profile.listener_path().is_none() {
+        return bad("SCMP_ACT_NOTIFY needs `listenerPath`");
+    } else {
+        bits |= NEW_LISTENER;
+    }
+    Ok(bits)
 }
 
 /// What the filter returns for an action.
@@ -116,9 +155,7 @@ fn action(action: LinuxSeccompAction, number: Option<u32>) -> Result<u32, StartE
         LinuxSeccompAction::ScmpActTrace => 0x7ff0_0000 | errno,
         LinuxSeccompAction::ScmpActLog => 0x7ffc_0000,
         LinuxSeccompAction::ScmpActAllow => 0x7fff_0000,
-        LinuxSeccompAction::ScmpActNotify => {
-            return Err(StartError::BadSpec { what: "seccomp notification is not supported".to_owned() });
-        }
+        LinuxSeccompAction::ScmpActNotify => 0x7fc0_0000,
     })
 }
 
