@@ -114,4 +114,5 @@ pub(crate) enum Command {
     Debug(commands::debug::Args),
     Network(commands::network::Args),
     Volume(commands::volume::Args),
+    Oci(commands::oci::Args),
 }

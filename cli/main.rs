@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         // Before anything starts a thread: this process forks, and stays small.
         return ExitCode::from(engine::supervisor::main(&arguments.collect::<Vec<_>>(), clock::now));
     }
-    let cli = match args::Cli::try_parse() {
+    let cli = match args::Cli::try_parse_from(commands::oci::arguments()) {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
     };

@@ -627,14 +627,14 @@ impl Drop for Containers<'_> {
 }
 
 /// Debian's dockerd with everything it has in a folder of its own, and no hand on the machine's network.
-struct Docker {
+pub struct Docker {
     env: TestEnv,
     child: Child,
 }
 
 impl Docker {
-    /// Returns the daemon that the tests of this file share, or `None` to skip. It ends with its last user.
-    fn shared() -> Option<Arc<Self>> {
+    /// Returns the daemon that the tests share, or `None` to skip. It ends with its last user.
+    pub fn shared() -> Option<Arc<Self>> {
         static SHARED: Mutex<Weak<Docker>> = Mutex::new(Weak::new());
         if !needs::root() || !needs::tools(&["dockerd", "docker", "containerd", "runc"]) {
             return None;
@@ -674,7 +674,7 @@ impl Docker {
     }
 
     /// Runs Debian's docker client; another one may come first on the path.
-    fn docker<I: IntoIterator<Item: AsRef<OsStr>>>(&self, arguments: I) -> Ran {
+    pub fn docker<I: IntoIterator<Item: AsRef<OsStr>>>(&self, arguments: I) -> Ran {
         let mut command = client(&self.env, "/usr/bin/docker");
         command.env("DOCKER_HOST", format!("unix://{}", path(&self.env.path("docker.sock"))));
         command.env("DOCKER_BUILDKIT", "1").env("DOCKER_CONFIG", self.env.path("docker"));

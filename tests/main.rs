@@ -35,6 +35,7 @@ mod login;
 mod logout;
 mod logs;
 mod network;
+mod oci;
 mod outputs;
 mod prune;
 mod ps;

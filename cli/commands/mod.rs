@@ -23,6 +23,7 @@ pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod logs;
 pub(crate) mod network;
+pub(crate) mod oci;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
@@ -79,13 +80,13 @@ impl From<CompressionArg> for engine::Compression {
 
 impl RegistryArgs {
     /// Returns the registry of a name, when it may be talked to without a trusted certificate.
-    pub(crate) fn names<'a>(&self, name: &'a oci::Reference) -> Vec<&'a str> {
+    pub(crate) fn names<'a>(&self, name: &'a ::oci::Reference) -> Vec<&'a str> {
         self.registries(std::slice::from_ref(name))
     }
 
     /// Returns the registries of names, when they may be talked to without a trusted certificate.
-    pub(crate) fn registries<'a>(&self, names: &'a [oci::Reference]) -> Vec<&'a str> {
-        if self.insecure { names.iter().map(oci::Reference::registry).collect() } else { Vec::new() }
+    pub(crate) fn registries<'a>(&self, names: &'a [::oci::Reference]) -> Vec<&'a str> {
+        if self.insecure { names.iter().map(::oci::Reference::registry).collect() } else { Vec::new() }
     }
 }
 
@@ -121,6 +122,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(args, &session),
         Command::Version(args) => version::run(&args),
         Command::Completion(args) => completion::run(&args),
+        Command::Oci(args) => oci::run(args),
         Command::Debug(args) => debug::run(args, &session),
         Command::Network(args) => network::run(args, &session),
         Command::Volume(args) => volume::run(args, &session),

@@ -15,6 +15,7 @@ pub mod login;
 pub mod logout;
 pub mod logs;
 pub mod network;
+pub mod oci;
 pub mod prune;
 pub mod ps;
 pub mod pull;
