@@ -4,11 +4,11 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::commands::ListFormat;
 use crate::session::{Session, Threads};
-use crate::{failure, table, terminal};
+use crate::template::{self, Format};
+use crate::{failure, terminal};
 
 /// Splits a filter, `NAME=VALUE` or `NAME!=VALUE`.
 pub(crate) fn filter(text: &str) -> anyhow::Result<(String, String)> {
@@ -20,30 +20,11 @@ pub(crate) fn filter(text: &str) -> anyhow::Result<(String, String)> {
     Ok((name.to_ascii_lowercase(), value.to_owned()))
 }
 
-/// Prints a list of objects. A column is a heading, and the member that stands below it.
-pub(crate) fn print_rows(
-    format: Option<ListFormat>,
-    columns: &[(&str, &str)],
-    rows: &[Map<String, Value>],
-) -> anyhow::Result<()> {
-    if format == Some(ListFormat::Json) {
-        for row in rows {
-            terminal::print_json(&serde_json::to_string(row)?)?;
-        }
-        return Ok(());
-    }
-    let cell =
-        |row: &Map<String, Value>, member: &str| row.get(member).and_then(Value::as_str).unwrap_or("").to_owned();
-    let cells: Vec<Vec<String>> =
-        rows.iter().map(|row| columns.iter().map(|(_, member)| cell(row, member)).collect()).collect();
-    let headings: Vec<&str> = columns.iter().map(|(heading, _)| *heading).collect();
-    terminal::print_line(&table::render(&headings, &cells))?;
-    Ok(())
-}
-
-/// Prints what is known of several things as one array, as docker indents it; what fails does not stop the others.
+/// Prints what is known of several things: as one array, as docker indents it, or what a template makes of each; what
+/// fails does not stop the others.
 pub(crate) fn inspect_each<F: Future<Output = anyhow::Result<Value>>>(
     session: &Session,
+    format: Option<&Format>,
     all: impl Iterator<Item = F>,
 ) -> anyhow::Result<ExitCode> {
     let (mut found, mut failures) = (Vec::new(), Failures::default());
@@ -53,10 +34,20 @@ pub(crate) fn inspect_each<F: Future<Output = anyhow::Result<Value>>>(
             Err(error) => failures.add(error),
         }
     }
-    let mut text = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    Value::Array(found).serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter))?;
-    terminal::print_json(&String::from_utf8_lossy(&text))?;
+    match format {
+        Some(Format::Json) => found.iter().try_for_each(|object| terminal::print_json(&object.to_string()))?,
+        Some(Format::Text(template) | Format::TableOf(template)) => {
+            for object in &found {
+                terminal::print_line(&template::render(template, object)?)?;
+            }
+        }
+        Some(Format::Table) | None => {
+            let mut text = Vec::new();
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+            Value::Array(found).serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter))?;
+            terminal::print_json(&String::from_utf8_lossy(&text))?;
+        }
+    }
     failures.end()
 }
 

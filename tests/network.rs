@@ -64,6 +64,9 @@ fn a_network_is_made_listed_shown_and_removed() {
     let configs = shown["IPAM"]["Config"].as_array().unwrap();
     assert!(configs.len() == 2 && configs[0]["Gateway"].is_string(), "{shown}");
     let id = shown["Id"].as_str().unwrap();
+    let named = env.slipway(["network", "ls", "-f", "type=custom", "--format", "{{.Name}} {{.Driver}}"]).success();
+    assert_eq!(named, format!("{front} bridge\n"));
+    assert_eq!(env.slipway(["network", "inspect", "-f", "{{.Id}}", &front]).success(), format!("{id}\n"));
     let quiet = |filter: &str| env.slipway(["network", "ls", "-q", "--no-trunc", "-f", filter]).success();
     assert_eq!(quiet("label=team=web"), format!("{id}\n"));
     assert_eq!(quiet("type=custom"), format!("{id}\n"));

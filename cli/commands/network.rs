@@ -10,9 +10,9 @@ use engine::networks::{Endpoint, NetworkRecord, NetworkWishes, Subnet, parse_net
 use engine::ops::network::{self, InspectedNetwork, PruneFilter};
 use serde_json::{Map, Value, json};
 
-use super::ListFormat;
 use crate::flags::pairs;
 use crate::session::{Session, Threads};
+use crate::template::{self, Format};
 use crate::{clock, objects, terminal};
 
 const EXAMPLES: &str = "\
@@ -91,9 +91,9 @@ struct LsArgs {
     /// Only what matches: dangling, driver, id, label, name, scope, type
     #[arg(short, long, value_name = "NAME=VALUE")]
     filter: Vec<String>,
-    /// Print a table, or one JSON object per line
-    #[arg(long, value_name = "FORMAT")]
-    format: Option<ListFormat>,
+    /// Print a table, JSON, or what a Go template makes of each
+    #[arg(long, value_name = "FORMAT", value_parser = template::format)]
+    format: Option<Format>,
     /// Do not shorten IDs
     #[arg(long)]
     no_trunc: bool,
@@ -104,6 +104,9 @@ struct LsArgs {
 
 #[derive(Debug, clap::Args)]
 struct InspectArgs {
+    /// Print an indented array, one JSON object per line, or what a Go template makes of each
+    #[arg(short, long, value_name = "FORMAT", value_parser = template::format)]
+    format: Option<Format>,
     /// Names or IDs of networks
     #[arg(required = true, value_name = "NETWORK")]
     networks: Vec<String>,
@@ -206,7 +209,7 @@ fn ls(args: &LsArgs, session: &Session) -> anyhow::Result<ExitCode> {
     }
     let rows: Vec<_> = list.iter().map(|record| row(record, id(record))).collect();
     let columns = [("NETWORK ID", "ID"), ("NAME", "Name"), ("DRIVER", "Driver"), ("SCOPE", "Scope")];
-    objects::print_rows(args.format, &columns, &rows)?;
+    template::print_list(args.format.as_ref(), &columns, &[], &rows)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -236,7 +239,7 @@ fn inspect(args: InspectArgs, session: &Session) -> anyhow::Result<ExitCode> {
         .networks
         .into_iter()
         .map(|name| async { Ok::<_, anyhow::Error>(describe(&network::inspect(&engine, name).await?)) });
-    objects::inspect_each(session, inspected)
+    objects::inspect_each(session, args.format.as_ref(), inspected)
 }
 
 /// Shapes a network as docker's `network inspect` does.

@@ -7,9 +7,9 @@ use engine::networks::{VolumeError, VolumeRecord};
 use engine::ops::volume::{self, Volume};
 use serde_json::{Map, Value, json};
 
-use super::ListFormat;
 use crate::flags::pairs;
 use crate::session::{Session, Threads};
+use crate::template::{self, Format};
 use crate::{clock, objects, terminal, units};
 
 const EXAMPLES: &str = "\
@@ -64,9 +64,9 @@ struct LsArgs {
     /// Only what matches: dangling, driver, label, name
     #[arg(short, long, value_name = "NAME=VALUE")]
     filter: Vec<String>,
-    /// Print a table, or one JSON object per line
-    #[arg(long, value_name = "FORMAT")]
-    format: Option<ListFormat>,
+    /// Print a table, JSON, or what a Go template makes of each
+    #[arg(long, value_name = "FORMAT", value_parser = template::format)]
+    format: Option<Format>,
     /// Print only names
     #[arg(short, long)]
     quiet: bool,
@@ -74,6 +74,9 @@ struct LsArgs {
 
 #[derive(Debug, clap::Args)]
 struct InspectArgs {
+    /// Print an indented array, one JSON object per line, or what a Go template makes of each
+    #[arg(short, long, value_name = "FORMAT", value_parser = template::format)]
+    format: Option<Format>,
     /// Names of volumes
     #[arg(required = true, value_name = "VOLUME")]
     volumes: Vec<String>,
@@ -123,7 +126,7 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
                 .volumes
                 .into_iter()
                 .map(|name| async { Ok::<_, anyhow::Error>(describe(&volume::inspect(&engine, name).await?)) });
-            objects::inspect_each(session, inspected)
+            objects::inspect_each(session, args.format.as_ref(), inspected)
         }
         VolumeCommand::Rm(args) => {
             let missing = |error: &VolumeError| args.force && matches!(error, VolumeError::NotFound { .. });
@@ -144,7 +147,7 @@ fn ls(args: &LsArgs, session: &Session) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<_> = list.iter().map(row).collect();
-    objects::print_rows(args.format, &[("DRIVER", "Driver"), ("VOLUME NAME", "Name")], &rows)?;
+    template::print_list(args.format.as_ref(), &[("DRIVER", "Driver"), ("VOLUME NAME", "Name")], &[], &rows)?;
     Ok(ExitCode::SUCCESS)
 }
 
