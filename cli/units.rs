@@ -25,6 +25,27 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{text}{}", UNITS[unit])
 }
 
+/// Prints a size with four digits and a binary unit: `1.5MiB`.
+pub(crate) fn binary_size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let decimals = match value {
+        1000.0.. => 0,
+        100.0.. => 1,
+        10.0.. => 2,
+        _ => 3,
+    };
+    let text = format!("{value:.decimals$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{}", UNITS[unit])
+}
+
 /// Reads a size as docker takes it: `64m`, `1.5GB`, `1024`, with powers of 1024.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let bad = || format!("`{text}` is not a size such as `64m` or `1.5g`");
@@ -160,6 +181,15 @@ mod tests {
             (100_000, "100kB"),
         ] {
             assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn memory_reads_as_dockers() {
+        for (bytes, text) in
+            [(0, "0B"), (1023, "1023B"), (1 << 20, "1MiB"), (1_615_000, "1.54MiB"), (3 << 29, "1.5GiB")]
+        {
+            assert_eq!(binary_size(bytes), text);
         }
     }
 

@@ -38,6 +38,13 @@ pub(crate) struct Args {
     platform: Option<oci::Platform>,
 }
 
+impl Args {
+    /// Looks only for one kind of thing.
+    pub(crate) fn only(self, kind: &str) -> Self {
+        Self { r#type: Some(kind.to_owned()), ..self }
+    }
+}
+
 pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let engine = session.engine()?;
     let mut found = Vec::new();

@@ -9,10 +9,17 @@ use crate::session::Session;
 
 pub(crate) mod attach;
 pub(crate) mod build;
+pub(crate) mod commit;
 pub(crate) mod completion;
+pub(crate) mod container;
+pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod debug;
+pub(crate) mod diff;
 pub(crate) mod du;
+pub(crate) mod events;
+pub(crate) mod exec;
+pub(crate) mod export;
 pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod import;
@@ -24,18 +31,25 @@ pub(crate) mod logout;
 pub(crate) mod logs;
 pub(crate) mod network;
 pub(crate) mod oci;
+pub(crate) mod pause;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod rename;
+pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod serve;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod tag;
+pub(crate) mod top;
+pub(crate) mod unpause;
+pub(crate) mod update;
 pub(crate) mod version;
 pub(crate) mod volume;
 pub(crate) mod wait;
@@ -105,6 +119,20 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::run(args, &session),
         Command::Attach(args) => attach::run(args, &session),
         Command::Rm(args) => rm::run(args, &session),
+        Command::Exec(args) => exec::run(args, &session),
+        Command::Restart(args) => restart::run(args, &session),
+        Command::Pause(args) => pause::run(args, &session),
+        Command::Unpause(args) => unpause::run(args, &session),
+        Command::Top(args) => top::run(args, &session),
+        Command::Stats(args) => stats::run(args, &session),
+        Command::Events(args) => events::run(args, &session),
+        Command::Commit(args) => commit::run(args, &session),
+        Command::Cp(args) => cp::run(args, &session),
+        Command::Diff(args) => diff::run(args, &session),
+        Command::Export(args) => export::run(args, &session),
+        Command::Rename(args) => rename::run(args, &session),
+        Command::Update(args) => update::run(args, &session),
+        Command::Container(args) => container::run(args, &session),
         Command::Push(args) => push::run(args, &session),
         Command::Pull(args) => pull::run(args, &session),
         Command::Login(args) => login::run(args, &session),

@@ -78,7 +78,7 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
 }
 
 /// Asks on the terminal; anything but yes ends the program.
-fn ask(question: &str) -> anyhow::Result<()> {
+pub(super) fn ask(question: &str) -> anyhow::Result<()> {
     terminal::write(question);
     let mut answer = String::new();
     stdin().lock().read_line(&mut answer)?;

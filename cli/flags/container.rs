@@ -300,7 +300,7 @@ fn config(args: &ContainerArgs, command: &[String]) -> anyhow::Result<Config> {
         user: args.user.clone().unwrap_or_default(),
         tty: args.tty,
         open_stdin: args.interactive,
-        env: environment(args)?,
+        env: read_environment(&args.env_file, &args.env)?,
         cmd: Some(command.to_vec()).filter(|command| !command.is_empty()),
         stop_signal: args.stop_signal.clone(),
         stop_timeout: args.stop_timeout,
@@ -561,13 +561,13 @@ fn device(text: &str) -> anyhow::Result<DeviceMapping> {
 }
 
 /// The files' variables first, so that those of the command line win.
-fn environment(args: &ContainerArgs) -> anyhow::Result<Vec<String>> {
+pub(crate) fn read_environment(files: &[PathBuf], settings: &[String]) -> anyhow::Result<Vec<String>> {
     let mut all = Vec::new();
     let mut add = |text: &str| -> anyhow::Result<()> {
         all.extend(super::variable(text)?.map(|(name, value)| format!("{name}={value}")));
         Ok(())
     };
-    for path in &args.env_file {
+    for path in files {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         for (number, line) in text.lines().enumerate() {
             let line = line.trim_start();
@@ -580,7 +580,7 @@ fn environment(args: &ContainerArgs) -> anyhow::Result<Vec<String>> {
             add(line).with_context(place)?;
         }
     }
-    for text in &args.env {
+    for text in settings {
         add(text).context("--env")?;
     }
     Ok(all)

@@ -330,7 +330,7 @@ fn feed(mut source: impl Read, sink: &Mutex<UnixStream>, detach_keys: &[u8]) -> 
 }
 
 /// Looks for a sequence of keys in what a user types.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct DetachKeys<'a> {
     keys: &'a [u8],
     seen: usize,

@@ -184,6 +184,8 @@ pub struct State {
     pub restart_count: u32,
     /// Somebody asked it to stop, so its restart policy rests.
     pub stop_asked: bool,
+    /// It is about to be started again by hand, and does not remove itself when it ends now.
+    pub keep: bool,
     /// Whether it is well.
     pub health: Option<Health>,
     /// Where it is on each network, by name.

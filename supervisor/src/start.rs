@@ -83,6 +83,12 @@ pub fn start(container: &Container, lower: &[PathBuf], size: Option<Size>) -> Re
     let record = &container.record;
     let dirs = [container.upper()].into_iter().chain(lower.iter().cloned()).collect();
     let tree = Tree::of_layers(dirs)?;
+    if record.host_config.auto_remove {
+        // A volatile overlay leaves a mark that it may not be mounted again after a crash of the machine. There was none:
+        // what does not outlive a crash is removed after one.
+        let mark = container.work().join("work/incompat");
+        layer::remove_tree(&mark).map_err(|source| StartContainerError::Write { path: mark, source })?;
+    }
     let mut prepared = network::prepare(record, &container.all())?;
     let mut state = record::State::default();
     network::note(record, &prepared.network, &container.all(), &mut state);
@@ -165,6 +171,64 @@ fn describe(container: &Container, tree: &Tree, prepared: &Prepared) -> Result<S
     }
     add_devices(&mut spec, &host.devices)?;
     Ok(spec)
+}
+
+/// One more program for a container that runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecOptions {
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// `NAME=value`, over the container's.
+    pub env: Vec<String>,
+    /// `user[:group]`; the container's own when there is none.
+    pub user: Option<String>,
+    /// Where it starts; where the container does when there is none.
+    pub workdir: Option<String>,
+    /// Whether it has a terminal.
+    pub tty: bool,
+    /// Whether it has all rights.
+    pub privileged: bool,
+}
+
+/// Describes one more program to the runtime: as whom it runs, with which variables and rights.
+///
+/// # Errors
+///
+/// When nobody has the user's name, or the container's files cannot be read.
+pub fn describe_exec(
+    container: &Container,
+    lower: &[PathBuf],
+    options: &ExecOptions,
+) -> Result<Spec, StartContainerError> {
+    let record = &container.record;
+    let (config, host) = (&record.config, &record.host_config);
+    let dirs = [container.upper()].into_iter().chain(lower.iter().cloned()).collect();
+    let tree = Tree::of_layers(dirs)?;
+    let groups = host.group_add.as_deref().unwrap_or_default();
+    let user = find_user(&tree, options.user.as_deref().unwrap_or(&config.user), groups)?;
+    let mut env = environment(record, &user.home);
+    if options.tty && !env.iter().any(|variable| variable.starts_with("TERM=")) {
+        env.push("TERM=xterm".into());
+    }
+    merge_environment(&mut env, &options.env);
+    let cwd = [options.workdir.as_ref(), Some(&config.working_dir)];
+    let cwd = cwd.into_iter().flatten().find(|path| !path.is_empty());
+    let (no_new_privileges, seccomp) = security(host.security_opt.as_deref().unwrap_or_default())?;
+    Ok(runtime::default_spec(&SpecOptions {
+        args: options.args.clone(),
+        env,
+        cwd: cwd.cloned().unwrap_or_else(|| "/".into()),
+        user: UserIds { uid: user.uid, gid: user.gid, additional_gids: user.additional_gids },
+        terminal: options.tty,
+        privileged: options.privileged || host.privileged,
+        cap_add: host.cap_add.clone().unwrap_or_default(),
+        cap_drop: host.cap_drop.clone().unwrap_or_default(),
+        no_new_privileges,
+        seccomp,
+        ulimits: host.ulimits.iter().flatten().map(ulimit).collect(),
+        oom_score_adj: Some(host.oom_score_adj).filter(|&score| score != 0),
+        ..SpecOptions::default()
+    })?)
 }
 
 /// Docker writes -1 for no limit.

@@ -221,7 +221,7 @@ impl Watch {
             state.networks = place.networks;
             state.ports = place.ports;
             if asked {
-                (state.restart_count, state.stop_asked) = (0, false);
+                (state.restart_count, state.stop_asked, state.keep) = (0, false, false);
             }
         });
         // Dropping the container kills it: nobody could find it.
@@ -319,7 +319,7 @@ impl Watch {
                 sources.push(Source::Network);
                 fds.push(PollFd::new(service, PollFlags::IN));
             }
-            if let Some(descriptor) = live.checker.as_ref().and_then(Checker::descriptor) {
+            for descriptor in live.checker.iter().flat_map(Checker::descriptors) {
                 sources.push(Source::Checker);
                 fds.push(PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
             }
@@ -340,7 +340,7 @@ impl Watch {
     }
 
     fn next_moment(&self) -> Option<Instant> {
-        let check = self.live.as_ref().and_then(|live| live.checker.as_ref()).map(Checker::next_moment);
+        let check = self.live.as_ref().and_then(|live| live.checker.as_ref()).and_then(Checker::next_moment);
         [self.restart_at, check].into_iter().flatten().min()
     }
 
@@ -382,6 +382,9 @@ impl Watch {
             self.container = container;
         }
         let Ok(state) = self.container.peek() else { return };
+        if let Some(checker) = self.live.as_mut().and_then(|live| live.checker.as_mut()) {
+            checker.paused = state.status == Status::Paused;
+        }
         if state.stop_asked && self.live.is_none() && self.restart_at.take().is_some() {
             let exited = Exited { code: state.exit_code, oom_killed: state.oom_killed, error: String::new() };
             self.finish(|_| {});
@@ -482,7 +485,8 @@ impl Watch {
     /// It has ended for good: it is gone, or its state says so.
     fn finish(&mut self, change: impl FnOnce(&mut State)) {
         let at = (self.now)();
-        if self.container.record.host_config.auto_remove {
+        let keep = self.container.peek().is_ok_and(|state| state.keep);
+        if self.container.record.host_config.auto_remove && !keep {
             // Whoever lists containers next sweeps up what resists.
             let _: Result<(), ContainerError> = self.container.remove(true, at);
             return;
@@ -513,7 +517,7 @@ impl Watch {
     fn check(&mut self) {
         let Some(live) = &mut self.live else { return };
         let Some(checker) = &mut live.checker else { return };
-        let Some(outcome) = checker.turn(&self.container, live.container.pid(), self.now) else { return };
+        let Some(outcome) = checker.turn(&self.container, &self.lower, live.container.pid(), self.now) else { return };
         let mut told = None;
         // A container that was removed has no health.
         let _: Result<State, ContainerError> = self.container.change(|state| {

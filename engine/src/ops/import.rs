@@ -101,7 +101,7 @@ pub async fn import(
     .await
 }
 
-fn check(change: &str) -> Result<(), ImportError> {
+pub(super) fn check(change: &str) -> Result<(), ImportError> {
     // A change is an instruction of some stage; on its own it would stand before the first.
     let parsed = dockerfile::parse(format!("FROM scratch\n{change}").as_bytes())
         .map_err(|ParseError { message, .. }| ImportError::Parse { change: change.into(), message })?;
@@ -191,7 +191,7 @@ fn make_image(store: &Store, files: Files, options: &ImportOptions, cancel: &Can
     let (mut descriptor, mut id) = write_image(store, &config, &layer)?;
     if !options.changes.is_empty() {
         let image = store.images().image(&descriptor, &config.platform())?;
-        config.config = change(store, image, options, cancel)?;
+        config.config = change(store, image, &options.platform, &options.changes, options.now, cancel)?;
         (descriptor, id) = write_image(store, &config, &layer)?;
     }
     match &options.name {
@@ -211,16 +211,18 @@ fn write_image(store: &Store, config: &ImageConfig, layer: &Descriptor) -> Resul
 }
 
 /// Lets the builder apply the changes to the image, and takes the config of what comes out.
-fn change(
+pub(super) fn change(
     store: &Store,
     image: Image,
-    options: &ImportOptions,
+    platform: &Platform,
+    changes: &[String],
+    now: Timestamp,
     cancel: &Cancel,
 ) -> Result<ContainerConfig, ImportError> {
-    let text = format!("FROM imported\n{}\n", options.changes.join("\n"));
+    let text = format!("FROM imported\n{}\n", changes.join("\n"));
     let dockerfile = DockerfileSource { name: "--change".into(), bytes: text.into_bytes(), ignore: None };
-    let mut request = BuildRequest::new(Context::None, dockerfile, options.now);
-    request.platforms = vec![options.platform.clone()];
+    let mut request = BuildRequest::new(Context::None, dockerfile, now);
+    request.platforms = vec![platform.clone()];
     let alone = Alone { image: Arc::new(image) };
     let built = builder::build(&request, store, &alone, &alone, &builder::NoRemote, &alone, cancel)
         .map_err(|error| ImportError::Change(Box::new(error)))?;

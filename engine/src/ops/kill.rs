@@ -24,8 +24,8 @@ pub enum KillError {
     Signal(#[source] io::Error),
     #[error(transparent)]
     Supervisor(#[from] SupervisorError),
-    #[error("cannot freeze or thaw the container")]
-    Freeze(#[source] io::Error),
+    #[error("cannot let the paused container go on")]
+    Thaw(#[source] Box<super::pause::PauseError>),
     #[error("container {id} does not end although it was killed")]
     Stuck { id: String },
 }

@@ -1,0 +1,117 @@
+//! Many containers at once: none is lost, whoever is killed meanwhile, and nothing of them is left.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher as _};
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use rustix::process::Signal;
+
+use super::support::{TestEnv, eventually, send};
+
+/// How many: enough for their starts and ends to cross.
+const MANY: usize = 48;
+
+/// What containers of one home have on this machine: processes, mounts and cgroups, by the names that only they have.
+fn traces(env: &TestEnv, ids: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    let home = env.home();
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    found.extend(mounts.lines().filter(|line| line.contains(home.to_str().unwrap())).map(str::to_owned));
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(home.to_str().unwrap()) && line.contains("supervisor") {
+            found.push(line);
+        }
+    }
+    let mut waiting = vec![Path::new("/sys/fs/cgroup").to_owned()];
+    while let Some(folder) = waiting.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if ids.iter().any(|id| name.contains(id.as_str())) {
+                    found.push(entry.path().display().to_string());
+                } else if folder.components().count() < 7 {
+                    waiting.push(entry.path());
+                }
+            }
+        }
+    }
+    found
+}
+
+fn create(env: &TestEnv) -> Vec<String> {
+    let make = |number: usize| {
+        let name = format!("many-{number}");
+        let script = "trap 'exit 3' TERM; echo ready; while true; do sleep 0.1; done";
+        let flags = ["create", "--name", &name, "--network=none", "busybox", "sh", "-c", script];
+        env.slipway(flags).success().trim().to_owned()
+    };
+    (0..MANY).map(make).collect()
+}
+
+#[test]
+fn many_start_and_stop_at_once_and_leave_nothing() {
+    let Some(env) = TestEnv::for_containers() else { return };
+    let ids = create(&env);
+    let started = env.slipway(["start"].into_iter().chain(ids.iter().map(String::as_str))).success();
+    assert_eq!(started.lines().collect::<Vec<_>>(), ids);
+    assert_eq!(env.slipway(["ps", "-q"]).success().lines().count(), MANY);
+    let ready = || ids.iter().all(|id| env.slipway(["logs", id]).stdout() == "ready\n");
+    eventually(60, "all are ready", ready);
+    env.slipway(["stop", "-t", "20"].into_iter().chain(ids.iter().map(String::as_str))).success();
+    let codes = env.slipway(["ps", "-a", "--format", "{{.Status}}"]).success();
+    assert_eq!(codes.lines().filter(|status| status.starts_with("Exited (3)")).count(), MANY, "{codes}");
+    env.slipway(["rm"].into_iter().chain(ids.iter().map(String::as_str))).success();
+    eventually(10, "nothing is left", || traces(&env, &ids).is_empty());
+    for folder in ["containers", "container-names"] {
+        assert_eq!(std::fs::read_dir(env.home().join(folder)).unwrap().count(), 0, "{folder}");
+    }
+}
+
+#[test]
+fn kills_at_random_lose_nothing_and_leave_nothing() {
+    let Some(env) = TestEnv::for_containers() else { return };
+    let seed = RandomState::new().build_hasher().finish();
+    eprintln!("kills from seed {seed}");
+    let mut state = seed | 1;
+    let mut random = |most: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap() % most
+    };
+    let ids = create(&env);
+    for _ in 0..3 {
+        // Commands that start all of them, some of which are killed on the way.
+        let start = |ids: &[String]| -> Child {
+            let mut command = env.command(["start"].into_iter().chain(ids.iter().map(String::as_str)));
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        };
+        let mut children: Vec<Child> = ids.chunks(12).map(start).collect();
+        std::thread::sleep(std::time::Duration::from_millis(random(120) as u64));
+        children[random(4)].kill().unwrap();
+        for mut child in children {
+            child.wait().unwrap();
+        }
+        for _ in 0..8 {
+            let folder = env.home().join("containers").join(&ids[random(MANY)]);
+            let text = std::fs::read(folder.join("state.json")).unwrap_or_default();
+            let state: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+            if let Some(pid) = state["supervisor"]["pid"].as_u64() {
+                send(u32::try_from(pid).unwrap(), Signal::KILL);
+            }
+        }
+        let list = env.slipway(["ps", "-a", "--no-trunc", "--format", "{{.ID}}"]).success();
+        assert_eq!(list.lines().count(), MANY, "every container is there, in whatever state");
+    }
+    env.slipway(["start"].into_iter().chain(ids.iter().map(String::as_str))).success();
+    assert_eq!(env.slipway(["ps", "-q"]).success().lines().count(), MANY, "all can be started again");
+    env.slipway(["rm", "-f"].into_iter().chain(ids.iter().map(String::as_str))).success();
+    // What the killed ones left is swept by whoever runs something next.
+    eventually(20, "nothing is left", || {
+        env.slipway(["run", "--rm", "--network=none", "busybox", "sleep", "0.2"]).success();
+        traces(&env, &ids).is_empty()
+    });
+}
