@@ -12,6 +12,8 @@
 //! | [`referrers`] | the manifests that are about another one |
 //! | [`catalog`] | which repositories there are |
 //! | [`collector`] | throwing away what nothing relies on, while everybody pushes |
+//! | [`inspect`] | why a blob is kept, who uses how much, whether all fits together |
+//! | [`retention`] | which tags go because nobody will miss them |
 //! | [`id`] | names that nobody ever used before |
 //!
 //! Any number of processes may work on the same store, without a lock, a leader or a database. Three rules make that
@@ -30,15 +32,18 @@ mod records;
 pub mod blobs;
 pub mod catalog;
 pub mod collector;
+pub mod inspect;
 pub mod manifests;
 pub mod referrers;
+pub mod retention;
 pub mod sessions;
 pub mod tags;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oci::RepositoryName;
+use oci::{Digest, RepositoryName};
 use tokio::sync::OnceCell;
 
 pub use blobs::{Blob, CommitError};
@@ -100,12 +105,14 @@ struct Parts {
     backend: Backend,
     options: StorageOptions,
     secret: OnceCell<[u8; 32]>,
+    /// Blobs that this process found to be bad.
+    bad: Mutex<BTreeSet<Digest>>,
 }
 
 impl Storage {
     /// Works on what a backend keeps.
     pub fn new(backend: Backend, options: StorageOptions) -> Self {
-        Self { parts: Arc::new(Parts { backend, options, secret: OnceCell::new() }) }
+        Self { parts: Arc::new(Parts { backend, options, secret: OnceCell::new(), bad: Mutex::default() }) }
     }
 
     /// Names one repository, which need not exist.

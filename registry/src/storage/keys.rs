@@ -191,6 +191,17 @@ pub fn own(repository: &RepositoryName, blob: &Digest) -> Key {
     Key(format!("o/{}/{}/{}", repo(repository), blob.algorithm().as_str(), blob.hex()).into())
 }
 
+/// The records of what all repositories have.
+pub fn owns() -> Prefix {
+    prefix("o/".to_owned())
+}
+
+/// Reads the key of a record that a repository has a blob.
+pub fn parse_own(key: &Key) -> Option<(RepositoryName, Digest)> {
+    let mut parts = key.as_str().strip_prefix("o/")?.splitn(3, '/');
+    Some((unrepo(parts.next()?)?, digest(parts.next()?, parts.next()?)?))
+}
+
 /// The record of a manifest.
 pub fn manifest(repository: &RepositoryName, digest: &Digest) -> Key {
     Key(format!("m/{}/{}/{}", repo(repository), digest.algorithm().as_str(), digest.hex()).into())

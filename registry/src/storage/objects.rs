@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `objects/disk.rs` | a folder, with a journal |
 //! | `objects/bucket.rs` | S3, GCS, Azure and the like |
+//! | `objects/single_writer.rs` | conditions for a store that does not honor them |
 //! | `objects/memory.rs` | nothing that lasts: for tests, which decide what happens in which order |
 //! | `objects/conformance.rs` | the contract, held against all of them |
 
@@ -21,8 +22,10 @@ use serde::{Deserialize, Serialize};
 use super::id::Id;
 use super::keys::{Key, Prefix};
 
+pub mod bucket;
 pub mod disk;
 pub mod memory;
+pub mod single_writer;
 
 #[cfg(test)]
 pub(crate) mod conformance;

@@ -4,8 +4,10 @@ use bytes::Bytes;
 use oci::{Algorithm, Descriptor, Digest, Index, Manifest, Parsed, RepositoryName, Tag, media_type};
 
 use super::collector::CollectOptions;
+use super::inspect::FsckOptions;
 use super::objects::memory::Memory;
 use super::referrers::ReferrersLimit;
+use super::retention::{RetentionRule, Retired};
 use super::tags::TagTest;
 use super::*;
 
@@ -321,5 +323,89 @@ fn a_mount_needs_the_blob_where_it_is_said_to_be() {
         assert!(!a.delete_blob(&digest).await.expect("gone"));
         assert_eq!(read(&b, &digest).await.as_deref(), Some(b"x".as_slice()));
         assert_eq!(read(&a, &digest).await, None);
+    });
+}
+
+#[test]
+fn what_is_kept_is_explained_and_counted() {
+    on_memory(without_grace(), async |_, storage| {
+        let (a, b) = (storage.repository(&name("a")), storage.repository(&name("b")));
+        let digest = push(&a, &[b"layer", b"mine"], &[]).await.expect("pushed");
+        push(&b, &[b"layer"], &[]).await.expect("pushed");
+        let reasons = storage.why(&Digest::sha256(b"layer")).await.expect("told");
+        assert_eq!(reasons.len(), 4);
+        assert!(reasons.iter().all(|reason| reason.current));
+        assert_eq!(reasons.iter().filter(|it| it.manifest.as_ref() == Some(&digest)).count(), 1);
+        let usage = storage.usage().await.expect("counted");
+        let size = image(&[b"layer", b"mine"]).0.len() as u64;
+        assert_eq!((usage[0].exclusive, usage[0].shared, usage[0].blobs), (size + 4, 7, 4));
+    });
+}
+
+#[test]
+fn a_blob_that_turned_bad_is_found_and_healed_by_the_next_push() {
+    on_memory(without_grace(), async |memory, storage| {
+        let repository = storage.repository(&name("a"));
+        let large = vec![7; 200_000];
+        push(&repository, &[&large], &[tag("t")]).await.expect("pushed");
+        assert_eq!(storage.fsck(FsckOptions { rehash: true, repair: false }).await.expect("looked").problems, []);
+        memory.damage(memory.data_ids()[0], vec![8; 200_000].into());
+        let checked = storage.fsck(FsckOptions { rehash: true, repair: false }).await.expect("looked");
+        assert_eq!((checked.problems.len(), checked.blobs, checked.tags), (1, 3, 1));
+        assert_eq!(storage.scrub(u64::MAX).await.expect("looked"), [Digest::sha256(&large)]);
+        assert_eq!(storage.known_bad().await.expect("told"), [Digest::sha256(&large)]);
+        assert_eq!(repository.blob_size(&Digest::sha256(&large)).await.expect("asked"), None, "so clients send it");
+        push(&repository, &[&large], &[tag("t")]).await.expect("pushed");
+        assert_eq!(read(&repository, &Digest::sha256(&large)).await.as_deref(), Some(&*large));
+        assert_eq!(storage.known_bad().await.expect("told"), []);
+        assert_eq!(storage.fsck(FsckOptions { rehash: true, repair: false }).await.expect("looked").problems, []);
+        memory.damage(memory.data_ids()[0], Bytes::from_static(b"short"));
+        assert_eq!(repository.blob_size(&Digest::sha256(&large)).await.expect("asked"), None, "so clients send it");
+        push(&repository, &[&large], &[tag("t")]).await.expect("pushed");
+        assert_eq!(read(&repository, &Digest::sha256(&large)).await.as_deref(), Some(&*large));
+        assert_eq!(memory.data_ids().len(), 1, "the bad bytes are gone");
+    });
+}
+
+#[test]
+fn what_does_not_fit_together_is_put_right() {
+    on_memory(without_grace(), async |memory, storage| {
+        let repository = storage.repository(&name("a"));
+        let digest = push(&repository, &[b"layer"], &[tag("t")]).await.expect("pushed");
+        let lost = memory.keys().into_iter().find(|key| keys::Edge::parse(key).is_some_and(|edge| edge.blob == digest));
+        storage.objects().delete(&lost.expect("an edge")).await.expect("removed");
+        let repair = FsckOptions { repair: true, rehash: false };
+        let checked = storage.fsck(repair).await.expect("looked");
+        assert_eq!(checked.problems.len(), 1);
+        assert!(checked.problems[0].repaired, "{checked:?}");
+        assert_eq!(storage.fsck(repair).await.expect("looked").problems, []);
+    });
+}
+
+#[test]
+fn tags_that_no_rule_keeps_go_and_come_back() {
+    on_memory(without_grace(), async |memory, storage| {
+        let repository = storage.repository(&name("a"));
+        let mut digests = Vec::new();
+        for number in 0..5_u8 {
+            digests.push(push(&repository, &[&[number]], &[tag(&format!("v{number}"))]).await.expect("pushed"));
+            memory.pass_time(Duration::from_secs(24 * 60 * 60));
+        }
+        push(&repository, &[b"x"], &[tag("latest")]).await.expect("pushed");
+        let today = storage.objects().now().await.expect("told").to_string();
+        repository.note_pull(&digests[1], &today[..10]).await.expect("noted");
+        let rule = RetentionRule {
+            repositories: "*".into(),
+            tags: "v*".into(),
+            newest: Some(2),
+            within: None,
+            pulled_within: Some(Duration::from_secs(2 * 24 * 60 * 60)),
+        };
+        let gone = |retired: Vec<Retired>| retired.into_iter().map(|it| it.tag.to_string()).collect::<Vec<_>>();
+        let rules = [rule];
+        assert_eq!(gone(storage.retain(&rules, true, None).await.expect("told")), ["v2", "v0"]);
+        assert_eq!(gone(storage.retain(&rules, false, None).await.expect("done")), ["v2", "v0"]);
+        assert_eq!(repository.tags(None, 10).await.expect("listed").entries, ["latest", "v1", "v3", "v4"]);
+        assert_eq!(repository.undelete_tag(&tag("v0"), None).await.expect("back"), Some(digests[0].clone()));
     });
 }

@@ -232,6 +232,64 @@ async fn data_goes_on_where_it_was(one: &Backend, other: &Backend) {
 }
 
 #[test]
+fn a_single_writer_keeps_the_contract_on_a_store_that_does_not() {
+    use super::single_writer::SingleWriter;
+    let dishonest = Backend {
+        objects: Arc::new(Dishonest(super::memory::Memory::default())),
+        data: super::memory::Memory::default().backend().data,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("built");
+    runtime.block_on(async {
+        let storage = crate::storage::Storage::new(dishonest.clone(), Default::default());
+        let error = storage.probe().await.expect_err("seen through");
+        assert!(error.to_string().contains("created twice"), "{error}");
+        let honest = Backend { objects: Arc::new(SingleWriter::new(dishonest.objects)), data: dishonest.data };
+        crate::storage::Storage::new(honest.clone(), Default::default()).probe().await.expect("honest");
+        backend(&honest, &honest).await;
+    });
+}
+
+/// Writes whatever the condition is.
+#[derive(Debug)]
+struct Dishonest(super::memory::Memory);
+
+#[async_trait::async_trait]
+impl super::Objects for Dishonest {
+    async fn get(&self, key: &Key) -> Result<Option<super::Object>, ObjectError> {
+        self.0.get(key).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<super::Entry>, ObjectError> {
+        self.0.head(key).await
+    }
+
+    async fn put(&self, key: &Key, bytes: Bytes, _: Condition) -> Result<Put, ObjectError> {
+        self.0.put(key, bytes, Condition::Always).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), ObjectError> {
+        super::Objects::delete(&self.0, key).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<super::Page<super::Entry>, ObjectError> {
+        super::Objects::list(&self.0, prefix, after, limit).await
+    }
+
+    async fn sync(&self) -> Result<(), ObjectError> {
+        Ok(())
+    }
+
+    async fn now(&self) -> Result<jiff::Timestamp, ObjectError> {
+        self.0.now().await
+    }
+}
+
+#[test]
 fn memory_keeps_the_contract() {
     let memory = super::memory::Memory::default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("built");

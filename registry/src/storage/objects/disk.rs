@@ -155,8 +155,8 @@ impl Disk {
         for folder in ["journal", "objects", "data", "staging"].map(|name| folder.join(name)) {
             io.make_folders(&folder).map_err(|error| failed("create the folder", &folder, error))?;
         }
-        let files = Files::new(folder, io.clone());
         let journal = Journal::open(folder, io.clone(), options.segment, options.cache)?;
+        let files = Files::new(folder, io.clone(), journal.generation());
         let shared = Arc::new(Shared {
             folder: folder.to_owned(),
             io,
@@ -199,6 +199,12 @@ impl Shared {
 
     fn journal(&self) -> MutexGuard<'_, Journal> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells whether reading something small is better done at once: it takes less time than asking another thread to.
+    /// While somebody writes to the journal, it may not.
+    fn is_free(&self) -> bool {
+        self.journal.try_lock().is_ok()
     }
 
     /// Returns what is under a key if that is known without a file; `Err` holds the number of the next change otherwise.
@@ -293,24 +299,30 @@ impl Shared {
         let start = prefix.key("");
         let after = after.filter(|after| **after >= start);
         // First what is not in files yet: what gets there meanwhile is seen twice, and not never.
-        let pending = {
+        let (pending, pending_end) = {
             let mut journal = self.journal();
             journal.catch_up()?;
-            journal.pending_below(prefix, after)
+            journal.pending_below(prefix, after, limit)
         };
         let deleted = pending.iter().filter(|(_, entry)| entry.is_none()).count();
         let wanted = limit.saturating_add(1).saturating_add(deleted);
         let filed = self.files.list(prefix, after, wanted)?;
-        // Beyond the last file that was listed there may be others, so nothing is known.
-        let end = (filed.len() == wanted).then(|| filed.last().map(|entry| entry.key.clone())).flatten();
+        // Beyond the last that was listed, here or there, there may be others, so nothing is known.
+        let filed_end = (filed.len() == wanted).then(|| filed.last().map(|entry| entry.key.clone())).flatten();
+        let end = match (filed_end, pending_end) {
+            (Some(filed), Some(pending)) => Some(filed.min(pending)),
+            (filed, pending) => filed.or(pending),
+        };
         let mut merged: std::collections::BTreeMap<Key, Entry> =
             filed.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
         for (key, entry) in pending {
             match entry {
-                Some(entry) if end.as_ref().is_none_or(|end| key <= *end) => merged.insert(key, entry),
-                Some(_) => None,
+                Some(entry) => merged.insert(key, entry),
                 None => merged.remove(&key),
             };
+        }
+        if let Some(end) = &end {
+            merged.retain(|key, _| key <= end);
         }
         let more = merged.len() > limit || end.is_some();
         let entries = merged.into_values().take(limit).collect();
@@ -415,17 +427,17 @@ fn version(lsn: u64) -> Version {
 #[async_trait]
 impl Objects for Disk {
     async fn get(&self, key: &Key) -> Result<Option<Object>, ObjectError> {
-        // Most are in memory, or in a part of the journal that was just written. Waiting is not for this thread, though.
-        if let Ok(mut journal) = self.shared.journal.try_lock()
-            && let Ok(object) = Shared::at_hand(&mut journal, key)?
-        {
-            return Ok(object);
+        if self.shared.is_free() {
+            return self.shared.get(key);
         }
         let key = key.clone();
         self.blocking(move |shared| shared.get(&key)).await
     }
 
     async fn head(&self, key: &Key) -> Result<Option<Entry>, ObjectError> {
+        if self.shared.is_free() {
+            return self.shared.head(key);
+        }
         let key = key.clone();
         self.blocking(move |shared| shared.head(&key)).await
     }

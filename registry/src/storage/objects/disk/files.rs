@@ -5,12 +5,14 @@
 //!                  names may be is cut, the first piece being a folder that ends in `~`
 //! ```
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -31,12 +33,32 @@ pub(super) struct Files {
     root: PathBuf,
     staging: PathBuf,
     io: Io,
-    counter: Arc<AtomicU64>,
+    counter: AtomicU64,
+    /// What large folders had in them at some generation of the journal. All that changed a file since is pending there.
+    listed: Mutex<HashMap<PathBuf, Listing>>,
+    generation: Arc<AtomicU64>,
 }
 
+/// What was in a folder, in the order of the keys, and at which generation.
+type Listing = (u64, Arc<[Name]>);
+
+/// Something in a folder.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Name {
+    /// What all keys in it, or its own, begin with.
+    begin: String,
+    is_folder: bool,
+    name: OsString,
+}
+
+/// From how many names on a folder is worth remembering, and how many folders are.
+const WORTH_REMEMBERING: usize = 100;
+const REMEMBERED: usize = 64;
+
 impl Files {
-    pub(super) fn new(folder: &Path, io: Io) -> Self {
-        Self { root: folder.join("objects"), staging: folder.join("staging"), io, counter: Arc::default() }
+    pub(super) fn new(folder: &Path, io: Io, generation: Arc<AtomicU64>) -> Self {
+        let (root, staging) = (folder.join("objects"), folder.join("staging"));
+        Self { root, staging, io, counter: AtomicU64::new(0), listed: Mutex::default(), generation }
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -160,11 +182,38 @@ impl Files {
         limit: usize,
         entries: &mut Vec<Entry>,
     ) -> Result<(), ObjectError> {
+        let names = self.names(folder, start)?;
+        // All below a folder that comes before this one comes before `after`.
+        let from = names.partition_point(|name| *name.begin < *after && !after.starts_with(&name.begin));
+        for Name { begin, is_folder, name } in &names[from..] {
+            if entries.len() >= limit {
+                return Ok(());
+            }
+            let path = folder.join(name);
+            if *is_folder {
+                if begin.starts_with(prefix) || prefix.starts_with(begin) {
+                    self.walk(&path, begin, prefix, after, limit, entries)?;
+                }
+            } else if begin.starts_with(prefix) && **begin > *after {
+                let error = |error| failed("read", &path, error);
+                if let Some(metadata) = found(fs::metadata(&path)).map_err(error)? {
+                    entries.push(entry(Key::listed(begin), &metadata).map_err(error)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what is in a folder, in which all keys begin with `start`, in the order of the keys.
+    fn names(&self, folder: &Path, start: &str) -> Result<Arc<[Name]>, ObjectError> {
+        let generation = self.generation.load(Ordering::SeqCst);
+        let remembered = || self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, names)) = remembered().get(folder).filter(|(of, _)| *of == generation) {
+            return Ok(names.clone());
+        }
         let error = |error| failed("list", folder, error);
-        let Some(listed) = found(fs::read_dir(folder)).map_err(error)? else { return Ok(()) };
-        // What all keys of an entry begin with, in the order of the keys, and whether it is a folder.
-        let mut names: Vec<(String, bool, std::ffi::OsString)> = Vec::new();
-        for entry in listed {
+        let mut names = Vec::new();
+        for entry in found(fs::read_dir(folder)).map_err(error)?.into_iter().flatten() {
             let entry = entry.map_err(error)?;
             let name = entry.file_name();
             let Some(text) = name.to_str() else { continue };
@@ -174,26 +223,18 @@ impl Files {
                 _ if is_folder => format!("{start}{text}/"),
                 _ => format!("{start}{text}"),
             };
-            let fits = begin.starts_with(prefix) || (is_folder && prefix.starts_with(&begin));
-            // All below a folder comes before `after` when its beginning does, and `after` is not in it.
-            let past = if is_folder { *begin >= *after || after.starts_with(&begin) } else { *begin > *after };
-            if fits && past {
-                names.push((begin, is_folder, name));
-            }
+            names.push(Name { begin, is_folder, name });
         }
         names.sort_unstable();
-        for (begin, is_folder, name) in names {
-            if entries.len() >= limit {
-                return Ok(());
+        let names: Arc<[Name]> = names.into();
+        if names.len() >= WORTH_REMEMBERING {
+            let mut listed = remembered();
+            if listed.len() >= REMEMBERED {
+                listed.clear();
             }
-            let path = folder.join(&name);
-            if is_folder {
-                self.walk(&path, &begin, prefix, after, limit, entries)?;
-            } else if let Some(metadata) = found(fs::metadata(&path)).map_err(error)? {
-                entries.push(entry(Key::listed(&begin), &metadata).map_err(error)?);
-            }
+            listed.insert(folder.to_owned(), (generation, names.clone()));
         }
-        Ok(())
+        Ok(names)
     }
 }
 

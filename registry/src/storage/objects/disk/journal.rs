@@ -25,6 +25,7 @@ use std::ops::Bound;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -128,6 +129,7 @@ pub(super) struct Journal {
     chain: u32,
     last_at: Timestamp,
     pending: BTreeMap<Key, Pending>,
+    generation: Arc<AtomicU64>,
     pub(super) cache: Cache,
 }
 
@@ -192,6 +194,7 @@ impl Journal {
             chain,
             last_at: Timestamp::MIN,
             pending: BTreeMap::new(),
+            generation: Arc::default(),
             cache: Cache::new(cache),
         };
         journal.filled = journal.length()?;
@@ -401,18 +404,36 @@ impl Journal {
         self.pending.get(key).cloned()
     }
 
-    /// Returns what the journal says of keys below a prefix and after a key: what is there, and what is not any more.
-    pub(super) fn pending_below(&self, prefix: &Prefix, after: Option<&Key>) -> Vec<(Key, Option<Entry>)> {
+    /// Returns what the journal says of keys below a prefix and after a key: what is there, and what is not any more. It
+    /// stops after one more than `limit` that are there, and says where.
+    pub(super) fn pending_below(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> (Vec<(Key, Option<Entry>)>, Option<Key>) {
         let start = prefix.key("");
         let from = after.map_or(Bound::Included(&start), Bound::Excluded);
         let below = self.pending.range((from, Bound::Unbounded));
-        let below = below.take_while(|(key, _)| key.as_str().starts_with(prefix.as_str()));
-        below
-            .map(|(key, pending)| {
-                let entry = Entry { key: key.clone(), size: u64::from(pending.length), modified: pending.at };
-                (key.clone(), (pending.change == Change::Put).then_some(entry))
-            })
-            .collect()
+        let (mut found, mut there) = (Vec::new(), 0);
+        for (key, pending) in below.take_while(|(key, _)| key.as_str().starts_with(prefix.as_str())) {
+            let entry = (pending.change == Change::Put).then(|| Entry {
+                key: key.clone(),
+                size: u64::from(pending.length),
+                modified: pending.at,
+            });
+            there += usize::from(entry.is_some());
+            found.push((key.clone(), entry));
+            if there > limit {
+                return (found, Some(key.clone()));
+            }
+        }
+        (found, None)
+    }
+
+    /// Returns a number that changes whenever something is not pending any more: what was read of files before is old.
+    pub(super) fn generation(&self) -> Arc<AtomicU64> {
+        self.generation.clone()
     }
 
     /// Returns the files in which something may not be safe, oldest first.
@@ -422,9 +443,9 @@ impl Journal {
 
     /// Notes that files were synced, as they were when [`Self::unsynced`] returned them.
     pub(super) fn synced(&mut self, segments: &[Arc<Segment>]) {
-        let active = self.active().first;
-        // To the last one more may have been added since.
-        self.unsynced.retain(|it| it.first == active || !segments.iter().any(|synced| synced.first == it.first));
+        // To the last one more may have been added since, also if it is not the last any more.
+        let closed = segments.split_last().map_or(&[][..], |(_, closed)| closed);
+        self.unsynced.retain(|it| !closed.iter().any(|synced| synced.first == it.first));
     }
 
     /// Tells whether there are files to which nothing is added any more.
@@ -445,6 +466,7 @@ impl Journal {
 
     /// Notes that the changes of a file are in files of their own.
     pub(super) fn applied(&mut self, segment: &Segment, changes: &[(Key, Pending)]) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
         for (key, applied) in changes {
             if self.pending.get(key).is_some_and(|pending| pending.lsn == applied.lsn) {
                 self.pending.remove(key);

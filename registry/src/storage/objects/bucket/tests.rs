@@ -1,0 +1,113 @@
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use super::super::conformance;
+use super::*;
+
+/// A server that speaks S3, ended with the test.
+struct Moto {
+    process: Child,
+    port: u16,
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        // It is a test's, so there is nothing to save.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Moto {
+    /// Starts one; `None`, with a word, when it is not installed. CI has it.
+    fn start() -> Option<Self> {
+        let program = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/moto/bin/moto_server"));
+        if !program.exists() {
+            assert!(std::env::var_os("CI").is_none(), "no moto: run scripts/setup test");
+            println!("skipped: no {}; scripts/setup test installs it", program.display());
+            return None;
+        }
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+        #[expect(clippy::disallowed_methods, reason = "the test needs a store that others wrote")]
+        let process = std::process::Command::new(program)
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("started");
+        Some(Self { process, port })
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    async fn make_bucket(&self, name: &str) {
+        let client = reqwest::Client::new();
+        for _ in 0..600 {
+            if let Ok(answer) = client.put(format!("{}/{name}", self.endpoint())).send().await
+                && answer.status().is_success()
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("moto does not answer");
+    }
+
+    fn open(&self, path: &str) -> Bucket {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let environment = vec![pair("AWS_ACCESS_KEY_ID", "key"), pair("AWS_SECRET_ACCESS_KEY", "secret")];
+        let options = BucketOptions { environment, credentials_file: None };
+        let url = format!("s3://{path}?endpoint={}&region=us-east-1", self.endpoint());
+        Bucket::open(&url, &options).expect("opened")
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("built")
+}
+
+#[test]
+fn a_bucket_keeps_the_contract() {
+    let Some(moto) = Moto::start() else { return };
+    runtime().block_on(async {
+        moto.make_bucket("images").await;
+        let (one, other) = (moto.open("images/some/where"), moto.open("images/some/where"));
+        conformance::backend(&one.backend(), &other.backend()).await;
+        // Another prefix is another registry.
+        let elsewhere = moto.open("images").backend();
+        assert!(elsewhere.objects.list(&keys::all_tags(), None, 10).await.expect("listed").entries.is_empty());
+        let id = Ids::Random.draw();
+        let mut writer = one.backend().data.begin(id).await.expect("begun");
+        writer.write(&[Bytes::from_static(b"signed")]).await.expect("written");
+        writer.finish().await.expect("finished");
+        let url = one.signed_url(id, Duration::from_secs(60), "text/plain").await.expect("signed").expect("it can");
+        let got = reqwest::get(url).await.expect("answered").bytes().await.expect("read");
+        assert_eq!(got, "signed");
+    });
+}
+
+#[test]
+fn what_is_no_bucket_is_told() {
+    let open = |url: &str| Bucket::open(url, &BucketOptions::default()).map(|_| ());
+    assert!(matches!(open("/folder"), Err(BucketError::NotABucket { .. })));
+    assert!(matches!(open("s3://"), Err(BucketError::NotABucket { .. })));
+    assert!(matches!(open("ftp://x/y"), Err(BucketError::NotABucket { .. })));
+    assert!(matches!(open("s3://x/a//b"), Err(BucketError::NotABucket { .. })));
+    assert!(matches!(open("s3://x?ednpoint=y"), Err(BucketError::UnknownSetting { .. })));
+    assert!(matches!(open("s3://x?profile=y"), Err(BucketError::UnknownProfile { .. })));
+    open("s3://x/y?region=eu-west-1&endpoint=https%3A%2F%2Flocalhost%3A9000").expect("a bucket");
+}
+
+#[test]
+fn credentials_come_from_the_profile() {
+    let file = "# mine\n[default]\naws_access_key_id = a\n\n[ci]\naws_access_key_id=b\naws_secret_access_key = c=d\n";
+    let mut options = BucketOptions { environment: Vec::new(), credentials_file: Some(file.into()) };
+    assert_eq!(credentials(&options, None).expect("read"), [("aws_access_key_id".into(), "a".into())]);
+    options.environment.push(("AWS_PROFILE".into(), "ci".into()));
+    let pairs = credentials(&options, None).expect("read");
+    assert_eq!(pairs[1], ("aws_secret_access_key".into(), "c=d".into()));
+    assert!(credentials(&options, Some(&"other".to_owned())).is_err());
+}
