@@ -650,7 +650,9 @@ impl Docker {
     fn start() -> Self {
         let env = TestEnv::new();
         let log = std::fs::File::create(env.path("dockerd.log")).expect("create a log");
-        let mut command = client(&env, "/usr/sbin/dockerd");
+        let mut command = client(&env, "unshare");
+        // What other tests mount and unmount is none of its business.
+        command.args(["--mount", "--propagation=private", "/usr/sbin/dockerd"]);
         command.arg("--data-root").arg(env.path("docker-data"));
         command.arg("--exec-root").arg(env.path("docker-exec"));
         command.arg("--pidfile").arg(env.path("docker.pid"));

@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn a_step_writes_the_image_s_own_hostname_and_nothing_else_that_is_mounted() {
-        let etc = EtcFiles { hostname: "h", address: None, hosts: &[], dns: &[], host_network: false };
+        let address = Some(IpAddr::from([10, 0, 0, 2]));
+        let etc = EtcFiles { hostname: "h", address, hosts: &[], dns: &[], host_network: false };
         let targets = |mounts: &[MountPoint]| mounts.iter().map(|mount| mount.target.clone()).collect::<Vec<_>>();
         let is_read_only = |mount: &MountPoint| matches!(mount.kind, MountKind::Bind { read_only: true, .. });
         let files = SharedFiles::default();
