@@ -231,6 +231,7 @@ pub(crate) async fn attached(stream: UnixStream, ends: Ends, container: &Contain
         });
     }
     let mut ended_by = None;
+    let mut undecided = None;
     loop {
         tokio::select! {
             Some(end) = telling.recv() => {
@@ -244,10 +245,38 @@ pub(crate) async fn attached(stream: UnixStream, ends: Ends, container: &Contain
             }
             Some(told) = control.recv() => match told {
                 Control::Resize(size) => send_size(&sink, size),
-                Control::Signal(signal) => ended_by = tell(container, signal).or(ended_by),
+                Control::Signal(signal) => match tell(container, signal) {
+                    Told::Sent => {}
+                    Told::Killed => ended_by = Some(signal),
+                    Told::Early => undecided = Some((signal, Instant::now())),
+                },
             },
+            () = tokio::time::sleep(AGAIN), if undecided.is_some() => {
+                if let Some((signal, since)) = undecided.take() {
+                    match tell(container, signal) {
+                        Told::Sent => {}
+                        Told::Killed => ended_by = Some(signal),
+                        Told::Early => undecided = Some((signal, since)).filter(|_| since.elapsed() < SETTLED),
+                    }
+                }
+            }
         }
     }
+}
+
+/// How soon a program that is being started is looked at again.
+const AGAIN: Duration = Duration::from_millis(10);
+/// After what time a program that blocks a signal surely does so itself.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// What became of a signal.
+enum Told {
+    /// The program has it, or is gone.
+    Sent,
+    /// The container was killed in its place.
+    Killed,
+    /// The program is still being started, so that it may yet be lost.
+    Early,
 }
 
 /// Tells a terminal's size.
@@ -257,33 +286,53 @@ fn send_size(sink: &Mutex<UnixStream>, size: Size) {
     let _: io::Result<()> = frames::write(&mut *sink, frames::SIZE, &frames::size(size));
 }
 
-/// Passes a signal on, and returns it when the container was killed in its place.
+/// Passes a signal on, or kills the container in its place.
 ///
 /// The kernel keeps signals without a handler from the first process of a PID namespace, so that Ctrl-C would do
 /// nothing to most programs. What would end the program anywhere else ends it here.
-fn tell(container: &Container, signal: i32) -> Option<i32> {
-    let process = container.peek().ok()?.process?;
-    if is_lost(process.pid, signal) {
-        // A container that has just ended needs no signal.
-        let _: io::Result<bool> = process.signal(KILL);
-        return Some(signal);
+fn tell(container: &Container, signal: i32) -> Told {
+    let Some(process) = container.peek().ok().and_then(|state| state.process) else { return Told::Early };
+    let masks = Masks::of(process.pid).filter(|_| DEADLY.contains(&signal));
+    let lost = masks.as_ref().is_some_and(|masks| masks.lack(signal));
+    // A container that has just ended needs no signal.
+    let _: io::Result<bool> = process.signal(if lost { KILL } else { signal });
+    match masks {
+        Some(_) if lost => Told::Killed,
+        // Until the program runs, all signals are blocked; what arrives then is dropped when nobody handles it.
+        Some(masks) if masks.blocked & bit(signal) != 0 => Told::Early,
+        _ => Told::Sent,
     }
-    let _: io::Result<bool> = process.signal(signal);
-    None
 }
 
-/// Tells whether a program neither handles, ignores nor blocks a signal that ends programs.
-fn is_lost(pid: u32, signal: i32) -> bool {
-    const ENDING: [i32; 4] = [1, 2, 3, 15];
-    if !ENDING.contains(&signal) {
-        return false;
+/// Signals that end a program that does not handle them.
+const DEADLY: [i32; 4] = [1, 2, 3, 15];
+
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// What a program does about signals.
+struct Masks {
+    blocked: u64,
+    ignored: u64,
+    caught: u64,
+}
+
+impl Masks {
+    /// Reads those of a process that lives.
+    fn of(pid: u32) -> Option<Self> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let mask = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        };
+        Some(Self { blocked: mask("SigBlk:")?, ignored: mask("SigIgn:")?, caught: mask("SigCgt:")? })
     }
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let masks = ["SigBlk:", "SigIgn:", "SigCgt:"].map(|name| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-    });
-    masks.iter().all(|mask| mask.is_some_and(|mask| mask & (1 << (signal - 1)) == 0))
+
+    /// Tells whether the program neither handles, ignores nor blocks a signal.
+    fn lack(&self, signal: i32) -> bool {
+        (self.blocked | self.ignored | self.caught) & bit(signal) == 0
+    }
 }
 
 fn read_output(mut stream: UnixStream, mut stdout: impl Write, mut stderr: impl Write) -> AttachEnd {
