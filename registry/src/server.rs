@@ -12,6 +12,7 @@
 //! | `tags` | lists of tags and repositories |
 //! | `referrers` | lists of manifests about another one |
 //! | `history` | extensions: what tags named earlier |
+//! | `upkeep` | what goes on beside answering: collecting, and reading blobs again |
 //! | `health` | whether all is well |
 //! | `body` | bytes between sockets and disks |
 //! | `response` | answers and headers that several endpoints share |
@@ -25,6 +26,7 @@ mod connection;
 mod origin;
 mod routes;
 mod tls;
+mod upkeep;
 
 mod blobs;
 mod health;
@@ -52,6 +54,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 pub use connection::{ServeError, Server};
 pub use ipnet::IpNet;
 pub use tls::{TlsError, TlsFiles};
+pub use upkeep::Upkeep;
 
 use error::RequestError;
 use origin::Origin;
@@ -81,6 +84,8 @@ pub struct ServeOptions {
     pub redirect: bool,
     /// How much any client may ask for.
     pub limits: Limits,
+    /// What it does beside answering.
+    pub upkeep: Upkeep,
     /// Hears what happens.
     pub events: Events,
 }
@@ -98,6 +103,7 @@ impl ServeOptions {
             sparse: false,
             redirect: false,
             limits: Limits::default(),
+            upkeep: Upkeep::default(),
             events: Events::default(),
         }
     }
@@ -167,6 +173,28 @@ pub enum ServeEvent {
     UploadsExpired {
         /// How many.
         count: u64,
+    },
+    /// What nothing relied on was thrown away.
+    Collected {
+        /// How many blobs.
+        blobs: u64,
+        /// How many bytes they had.
+        bytes: u64,
+    },
+    /// Throwing away what nothing relies on failed; it is tried again later.
+    CollectionFailed {
+        /// What went wrong, with its causes, `: ` between.
+        error: String,
+    },
+    /// The bytes of a blob are not what its digest says any more; the next push heals it.
+    BlobBad {
+        /// Which blob.
+        digest: oci::Digest,
+    },
+    /// Reading blobs again failed; it is tried again later.
+    ScrubFailed {
+        /// What went wrong, with its causes, `: ` between.
+        error: String,
     },
     /// The certificate was read again, and is used from now on.
     TlsReloaded,

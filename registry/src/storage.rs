@@ -12,8 +12,12 @@
 //! | [`referrers`] | the manifests that are about another one |
 //! | [`catalog`] | which repositories there are |
 //! | [`collector`] | throwing away what nothing relies on, while everybody pushes |
-//! | [`inspect`] | why a blob is kept, who uses how much, whether all fits together |
-//! | [`retention`] | which tags go because nobody will miss them |
+//! | [`fsck`] | whether everything fits together, and mending what does not |
+//! | [`scrub`] | whether blobs still are what their digest says |
+//! | [`retention`] | rules which tags and manifests go |
+//! | [`inspect`] | what people ask: how much, and why |
+//! | [`probe`] | whether the store is fit for a registry at all |
+//! | `walk` | going through all of something |
 //! | [`id`] | names that nobody ever used before |
 //!
 //! Any number of processes may work on the same store, without a lock, a leader or a database. Three rules make that
@@ -32,18 +36,21 @@ mod records;
 pub mod blobs;
 pub mod catalog;
 pub mod collector;
+pub mod fsck;
 pub mod inspect;
 pub mod manifests;
+pub mod probe;
 pub mod referrers;
 pub mod retention;
+pub mod scrub;
 pub mod sessions;
 pub mod tags;
+mod walk;
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use oci::{Digest, RepositoryName};
+use oci::RepositoryName;
 use tokio::sync::OnceCell;
 
 pub use blobs::{Blob, CommitError};
@@ -105,14 +112,12 @@ struct Parts {
     backend: Backend,
     options: StorageOptions,
     secret: OnceCell<[u8; 32]>,
-    /// Blobs that this process found to be bad.
-    bad: Mutex<BTreeSet<Digest>>,
 }
 
 impl Storage {
     /// Works on what a backend keeps.
     pub fn new(backend: Backend, options: StorageOptions) -> Self {
-        Self { parts: Arc::new(Parts { backend, options, secret: OnceCell::new(), bad: Mutex::default() }) }
+        Self { parts: Arc::new(Parts { backend, options, secret: OnceCell::new() }) }
     }
 
     /// Names one repository, which need not exist.

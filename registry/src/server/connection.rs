@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::tls::{Tls, TlsError};
-use super::{App, ServeEvent, ServeOptions, answer, chain};
+use super::{App, ServeEvent, ServeOptions, answer, chain, upkeep};
 
 /// How much of a request's body is read from a socket at once, if there are few connections: with the usual 400 KiB,
 /// uploads are a third slower.
@@ -80,6 +80,7 @@ impl Server {
         let limits = options.limits;
         let mut beside = JoinSet::new();
         beside.spawn(expire_uploads(options.clone()));
+        upkeep::spawn(&mut beside, &options);
         if let Some(tls) = tls.clone() {
             beside.spawn(reload_tls(tls, options.clone()));
         }

@@ -7,15 +7,18 @@ use super::App;
 use super::error::RequestError;
 use super::response;
 
+/// How many blobs are named that turned out damaged.
+const MOST_BAD: usize = 100;
+
 /// Answers `GET /readyz`: whether the storage can be read, and how much of what it holds turned out damaged.
 ///
 /// Damage alone does not make a server unready: all that is whole is served, and the next push of what is not heals
 /// it.
 pub(crate) async fn ready(app: &App) -> Result<Response<Body>, RequestError> {
-    let somewhere = app.repository(&"readyz".parse().expect("a repository name"));
-    // Whether it is there does not matter, but whether that can be known.
-    let (status, body) = match somewhere.is_known().await {
-        Ok(_) => (StatusCode::OK, serde_json::json!({ "status": "ok" })),
+    // What they are does not matter for that, but whether it can be known.
+    let (status, body) = match app.storage().bad_blobs(MOST_BAD).await {
+        Ok(bad) if bad.is_empty() => (StatusCode::OK, serde_json::json!({ "status": "ok" })),
+        Ok(bad) => (StatusCode::OK, serde_json::json!({ "status": "damaged", "badBlobs": bad })),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, serde_json::json!({ "status": "storage unavailable" })),
     };
     let mut answer = response::json("application/json", &body);

@@ -368,7 +368,7 @@ impl Storage {
         rely().await
     }
 
-    async fn put_edges(&self, edges: &[Edge]) -> Result<(), StorageError> {
+    pub(super) async fn put_edges(&self, edges: &[Edge]) -> Result<(), StorageError> {
         let put = |edge: &Edge| {
             let key = edge.key();
             async move { self.objects().put(&key, Bytes::new(), Condition::Always).await.map(|_| ()) }

@@ -50,6 +50,9 @@ pub struct CollectOptions {
     pub dry_run: bool,
     /// How long to wait after each blob that was looked at, so that others get their turn.
     pub pause: Duration,
+    /// How old bytes must be that no record names; a day when nothing is said. A request that lives names what it wrote
+    /// sooner than that: less is safe only while nobody pushes.
+    pub unnamed: Option<Duration>,
 }
 
 /// What a collection did.
@@ -405,7 +408,8 @@ impl Storage {
     /// A request that lives finishes its data and writes the record at once; a day lies between that and this.
     async fn scan_data(&self, round: &mut Round, known: &HashSet<Id>) -> Result<(), StorageError> {
         let tails = self.upload_data().await?;
-        let least = self.options().grace.max(Duration::from_secs(24 * 60 * 60));
+        let usual = || self.options().grace.max(Duration::from_secs(24 * 60 * 60));
+        let least = round.options.unnamed.unwrap_or_else(usual);
         let mut after = None;
         loop {
             let page = self.data().list(after, 1000).await?;

@@ -15,6 +15,7 @@
 //! ├── u/ID                             UPLOAD record: how far it came
 //! └── g/
 //!     ├── key                          the secret that signs the locations of uploads
+//!     ├── b/ALG-HEX                    empty: the blob turned out to be bad
 //!     ├── q/ID                         blobs that lost an edge: what the collector looks at first
 //!     ├── p/DAY/REPO/ALG-HEX           empty: the manifest was pulled on that day
 //!     └── x/ID                         made and deleted at once: what time it is for the store, and is it honest
@@ -26,7 +27,7 @@
 //!
 //! **Invariant:** a RECORD changes only by compare-and-swap and is never deleted: what is gone is a tombstone, at most
 //! [`TOMBSTONE`] bytes, so that a list tells it from what is there. What is deleted has an ID in its key, and never
-//! comes back. The exceptions are `r` and `g/p`, which are hints.
+//! comes back. The exceptions are `r`, `g/b` and `g/p`, which are hints.
 
 use oci::{Digest, RepositoryName, Tag};
 
@@ -191,12 +192,12 @@ pub fn own(repository: &RepositoryName, blob: &Digest) -> Key {
     Key(format!("o/{}/{}/{}", repo(repository), blob.algorithm().as_str(), blob.hex()).into())
 }
 
-/// The records of what all repositories have.
-pub fn owns() -> Prefix {
+/// The records that repositories have blobs.
+pub fn all_owns() -> Prefix {
     prefix("o/".to_owned())
 }
 
-/// Reads the key of a record that a repository has a blob.
+/// Reads the key of the record that a repository has a blob.
 pub fn parse_own(key: &Key) -> Option<(RepositoryName, Digest)> {
     let mut parts = key.as_str().strip_prefix("o/")?.splitn(3, '/');
     Some((unrepo(parts.next()?)?, digest(parts.next()?, parts.next()?)?))
@@ -336,10 +337,31 @@ pub fn pulls() -> Prefix {
     prefix("g/p/".to_owned())
 }
 
+/// Where the hints which manifests were pulled on a day begin.
+pub fn pulls_from(day: &str) -> Key {
+    // `/` comes before all that a name may have.
+    pulls().key(&format!("{day}/"))
+}
+
 /// Reads the key of a hint that a manifest was pulled.
 pub fn parse_pull(key: &Key) -> Option<(&str, RepositoryName, Digest)> {
     let mut parts = key.as_str().strip_prefix("g/p/")?.splitn(3, '/');
     Some((parts.next()?, unrepo(parts.next()?)?, unflat(parts.next()?)?))
+}
+
+/// The hint that a blob turned out to be bad.
+pub fn bad(digest: &Digest) -> Key {
+    bad_blobs().key(&flat(digest))
+}
+
+/// The hints which blobs turned out to be bad.
+pub fn bad_blobs() -> Prefix {
+    prefix("g/b/".to_owned())
+}
+
+/// Reads the key of a hint that a blob turned out to be bad.
+pub fn parse_bad(key: &Key) -> Option<Digest> {
+    unflat(key.as_str().strip_prefix("g/b/")?)
 }
 
 /// Objects that are made to learn something about the store.
@@ -364,6 +386,8 @@ mod tests {
         }
         assert_eq!(parse_blob(&blob(&long)), Some(long.clone()));
         assert_eq!(parse_manifest(&manifest(&repository, &long)), Some((repository.clone(), long.clone())));
+        assert_eq!(parse_bad(&bad(&long)), Some(long.clone()));
+        assert_eq!(parse_own(&own(&repository, &long)), Some((repository.clone(), long.clone())));
         assert_eq!(parse_catalog(&catalog_entry(&repository)), Some(repository.clone()));
         let id = Ids::Random.draw();
         let all = referrers(&repository, &blob_);

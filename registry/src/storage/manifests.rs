@@ -223,7 +223,7 @@ impl Repository {
         }
     }
 
-    fn manifest_edges(&self, digest: &Digest, incarnation: Id, references: &[Digest]) -> Vec<Edge> {
+    pub(super) fn manifest_edges(&self, digest: &Digest, incarnation: Id, references: &[Digest]) -> Vec<Edge> {
         let named = references.iter().filter(|reference| *reference != digest);
         let edge = |blob: &Digest| self.edge(blob, incarnation, EdgeKind::Manifest(digest.clone()));
         std::iter::once(digest).chain(named).map(edge).collect()
@@ -278,20 +278,30 @@ impl Repository {
                 return Ok(false);
             };
             if self.storage.bury(&key, 0, condition).await?.is_some() {
-                let record = held.record;
-                self.forget_tags(digest, record.incarnation, by).await?;
-                if let Some(subject) = &record.subject {
-                    let referrer = keys::referrer(&self.name, subject, digest, record.incarnation);
-                    self.storage.objects().delete(&referrer).await?;
-                }
-                let edges = self.manifest_edges(digest, record.incarnation, &record.references);
-                self.storage.drop_edges(&edges).await?;
-                self.leave_catalog().await?;
+                self.forget_manifest(digest, &held.record, by).await?;
                 self.storage.sync().await?;
                 return Ok(true);
             }
         }
         Err(StorageError::Contended { key: key.as_str().to_owned() })
+    }
+
+    /// Removes what belonged to a manifest that is gone: tags, what made it a referrer, edges, and the repository's
+    /// place in the catalog if it was the last.
+    pub(super) async fn forget_manifest(
+        &self,
+        digest: &Digest,
+        record: &ManifestRecord,
+        by: Option<&str>,
+    ) -> Result<(), StorageError> {
+        self.forget_tags(digest, record.incarnation, by).await?;
+        if let Some(subject) = &record.subject {
+            let referrer = keys::referrer(&self.name, subject, digest, record.incarnation);
+            self.storage.objects().delete(&referrer).await?;
+        }
+        let edges = self.manifest_edges(digest, record.incarnation, &record.references);
+        self.storage.drop_edges(&edges).await?;
+        self.leave_catalog().await
     }
 
     /// Removes the tags that name an incarnation of a manifest, which is gone.
@@ -343,7 +353,12 @@ impl Repository {
         Ok(())
     }
 
-    async fn put_referrer(&self, subject: &Digest, new: &NewManifest<'_>, incarnation: Id) -> Result<(), StorageError> {
+    pub(super) async fn put_referrer(
+        &self,
+        subject: &Digest,
+        new: &NewManifest<'_>,
+        incarnation: Id,
+    ) -> Result<(), StorageError> {
         let mut descriptor = Descriptor::new(new.media_type, new.digest.clone(), new.bytes.len() as u64);
         descriptor.artifact_type = new.parsed.artifact_type().map(str::to_owned);
         descriptor.annotations = new.parsed.annotations().clone();

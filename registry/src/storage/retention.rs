@@ -1,132 +1,266 @@
-//! Retention: which tags and manifests go because nobody will miss them.
+//! Rules by which tags, and manifests that no tag names, go.
+//!
+//! A tag that goes leaves its manifest and its history, so it can be set back until the manifest goes, too. What a
+//! manifest named is collected after the grace, like everything that nothing relies on.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use oci::{Digest, RepositoryName, Tag};
 
-use super::tags::{TagRecord, fits};
-use super::{Repository, Storage, StorageError, keys};
+use super::keys::{self, EdgeKind, TOMBSTONE};
+use super::manifests::ManifestRecord;
+use super::objects::Condition;
+use super::tags::{TagPatterns, TagRecord};
+use super::{Repository, Storage, StorageError};
 
-/// What stays of the tags that it is about. A tag goes when no rule is about it that keeps it, and one is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RetentionRule {
-    /// The repositories; `*` stands for any characters.
-    pub repositories: String,
-    /// The tags.
-    pub tags: String,
-    /// So many of the newest stay.
-    pub newest: Option<usize>,
-    /// Those that were set not longer ago than this stay.
-    pub within: Option<Duration>,
-    /// Those that were pulled not longer ago than this stay.
+/// Which tags and manifests go. A tag goes when all that is said here lets it go; immutable ones never do.
+#[derive(Clone, Debug, Default)]
+pub struct RetentionRules {
+    /// Only tags that fit one of these are looked at; all when there are none.
+    pub matching: Option<TagPatterns>,
+    /// The latest of those, in each repository, stay.
+    pub keep: Option<usize>,
+    /// Those that were set since then stay.
+    pub older_than: Option<Duration>,
+    /// Those whose manifest was pulled since then stay. Pulls are noted by the day.
     pub pulled_within: Option<Duration>,
+    /// Manifests that no tag names for so long, no index names, and that are not about another manifest, go, too.
+    pub untagged: Option<Duration>,
 }
 
-/// Something that goes.
+impl RetentionRules {
+    /// Tells whether there is a rule by which tags go.
+    pub fn let_tags_go(&self) -> bool {
+        self.keep.is_some() || self.older_than.is_some() || self.pulled_within.is_some()
+    }
+}
+
+/// What went, or would have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retired {
-    /// The repository.
+    /// In which repository.
     pub repository: RepositoryName,
-    /// The tag.
-    pub tag: Tag,
-    /// What it names.
+    /// The tag; none when it is the manifest that went.
+    pub tag: Option<Tag>,
+    /// The manifest.
     pub digest: Digest,
+    /// Since when the tag named it, or no tag did.
+    pub since: Timestamp,
 }
 
+/// Which manifests were pulled since some day.
+type Pulled = HashSet<(RepositoryName, Digest)>;
+
 impl Storage {
-    /// Removes the tags that no rule keeps, or with `dry_run` only tells which. They can be had back, as long as their
-    /// manifests are there.
-    pub async fn retain(
+    /// Removes the tags and manifests that the rules let go, or only tells which they are.
+    pub async fn retire(
         &self,
-        rules: &[RetentionRule],
+        rules: &RetentionRules,
         dry_run: bool,
         by: Option<&str>,
     ) -> Result<Vec<Retired>, StorageError> {
         let now = self.objects().now().await?;
-        let (mut retired, mut after) = (Vec::new(), None::<RepositoryName>);
-        loop {
-            let page = self.catalog(after.as_ref().map(RepositoryName::as_str), 100).await?;
-            for name in &page.entries {
-                let repository = self.repository(name);
-                for (tag, record) in repository.unkept(rules, now).await? {
-                    let same = |current: &TagRecord| current.sequence == record.sequence;
-                    if dry_run || repository.remove_tag(&tag, by, same).await? {
-                        retired.push(Retired { repository: name.clone(), tag, digest: record.digest });
-                    }
+        let pulled = match rules.pulled_within {
+            Some(within) => self.pulled_since(before(now, within)).await?,
+            None => Pulled::new(),
+        };
+        let mut retired = Vec::new();
+        let mut pages = pin!(self.pages(keys::catalog(), None));
+        while let Some(page) = pages.try_next().await? {
+            for entry in page.iter().filter(|entry| entry.size > TOMBSTONE) {
+                let Some(name) = keys::parse_catalog(&entry.key) else { continue };
+                let repository = self.repository(&name);
+                let mut tags = Vec::new();
+                if rules.let_tags_go() {
+                    tags = repository.tags_to_retire(rules, &pulled, now).await?;
                 }
-            }
-            match page.entries.last().filter(|_| page.more) {
-                Some(last) => after = Some(last.clone()),
-                None => break,
+                if !dry_run {
+                    repository.retire_tags(&mut tags, by).await?;
+                }
+                if let Some(age) = rules.untagged {
+                    let without: HashSet<&Tag> = tags.iter().filter_map(|it| it.tag.as_ref()).collect();
+                    let without = if dry_run { without } else { HashSet::new() };
+                    // Not the moment from above: tags went since.
+                    let moment = before(self.objects().now().await?, age);
+                    let manifests = repository.retire_manifests(moment, &without, dry_run).await?;
+                    tags.extend(manifests);
+                }
+                retired.extend(tags);
             }
         }
         self.sync().await?;
         Ok(retired)
     }
+
+    async fn pulled_since(&self, moment: Timestamp) -> Result<Pulled, StorageError> {
+        let day = moment.strftime("%F").to_string();
+        let mut pulled = Pulled::new();
+        let mut pages = pin!(self.pages(keys::pulls(), Some(keys::pulls_from(&day))));
+        while let Some(page) = pages.try_next().await? {
+            let of = |key| keys::parse_pull(key).map(|(_, repository, digest)| (repository, digest));
+            pulled.extend(page.iter().filter_map(|entry| of(&entry.key)));
+        }
+        Ok(pulled)
+    }
+
+    /// Throws away what was noted about pulls more than `age` ago, and returns how many notes that were.
+    pub async fn forget_pulls(&self, age: Duration) -> Result<u64, StorageError> {
+        let day = before(self.objects().now().await?, age).strftime("%F").to_string();
+        let mut forgotten = 0;
+        let mut pages = pin!(self.pages(keys::pulls(), None));
+        while let Some(page) = pages.try_next().await? {
+            for entry in &page {
+                if keys::parse_pull(&entry.key).is_none_or(|(of, ..)| of >= day.as_str()) {
+                    return Ok(forgotten);
+                }
+                self.objects().delete(&entry.key).await?;
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
+    }
 }
 
 impl Repository {
-    /// Returns the tags that a rule is about and none keeps.
-    async fn unkept(&self, rules: &[RetentionRule], now: Timestamp) -> Result<Vec<(Tag, TagRecord)>, StorageError> {
-        let rules: Vec<_> = rules.iter().filter(|rule| fits(&rule.repositories, self.name.as_str())).collect();
-        if rules.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (mut tags, mut after) = (Vec::new(), None::<String>);
-        loop {
-            let page = self.tags(after.as_deref(), 1000).await?;
-            for tag in page.entries.iter().filter_map(|tag| tag.parse::<Tag>().ok()) {
-                tags.extend(self.tag(&tag).await?.map(|record| (tag, record)));
-            }
-            match page.entries.last().filter(|_| page.more) {
-                Some(last) => after = Some(last.clone()),
-                None => break,
-            }
-        }
-        // The newest first, and of those that are as new the one with the later name.
-        tags.sort_by(|(tag, record), (other_tag, other)| (other.at, other_tag).cmp(&(record.at, tag)));
-        let (mut touched, mut kept) = (BTreeSet::new(), BTreeSet::new());
-        for rule in rules {
-            let about = tags.iter().filter(|(tag, _)| fits(&rule.tags, tag.as_str()));
-            let pulled = match rule.pulled_within {
-                Some(within) => self.pulled_since(now.saturating_sub(within).unwrap_or(Timestamp::MIN)).await?,
-                None => BTreeSet::new(),
-            };
-            for (number, (tag, record)) in about.enumerate() {
-                touched.insert(tag.clone());
-                let age = now.duration_since(record.at);
-                let young = |within: Duration| age.is_negative() || age.unsigned_abs() <= within;
-                if rule.newest.is_some_and(|newest| number < newest)
-                    || rule.within.is_some_and(young)
-                    || pulled.contains(&record.digest)
+    /// Returns the tags that the rules let go.
+    async fn tags_to_retire(
+        &self,
+        rules: &RetentionRules,
+        pulled: &Pulled,
+        now: Timestamp,
+    ) -> Result<Vec<Retired>, StorageError> {
+        let mut tags: Vec<(Tag, TagRecord)> = Vec::new();
+        let prefix = keys::tags(&self.name);
+        let mut pages = pin!(self.storage.pages(prefix.clone(), None));
+        while let Some(page) = pages.try_next().await? {
+            for entry in page.iter().filter(|entry| entry.size > TOMBSTONE) {
+                let Some(tag) = prefix.rest(&entry.key).and_then(|tag| tag.parse::<Tag>().ok()) else { continue };
+                if rules.matching.as_ref().is_none_or(|matching| matching.fit(&self.name, &tag))
+                    && let Some(record) = self.tag(&tag).await?
                 {
-                    kept.insert(tag.clone());
+                    tags.push((tag, record));
                 }
             }
         }
-        tags.retain(|(tag, _)| touched.contains(tag) && !kept.contains(tag));
-        Ok(tags)
+        tags.sort_by(|(a, first), (b, second)| second.at.cmp(&first.at).then_with(|| a.cmp(b)));
+        let stays = |tag: &Tag, record: &TagRecord| {
+            self.storage.options().immutable.fit(&self.name, tag)
+                || rules.older_than.is_some_and(|age| record.at > before(now, age))
+                || rules.pulled_within.is_some() && pulled.contains(&(self.name.clone(), record.digest.clone()))
+        };
+        let old = tags.into_iter().skip(rules.keep.unwrap_or(0)).filter(|(tag, record)| !stays(tag, record));
+        Ok(old
+            .map(|(tag, record)| Retired {
+                repository: self.name.clone(),
+                tag: Some(tag),
+                digest: record.digest,
+                since: record.at,
+            })
+            .collect())
     }
 
-    /// Returns the manifests that were pulled since a moment; whole days count.
-    async fn pulled_since(&self, since: Timestamp) -> Result<BTreeSet<Digest>, StorageError> {
-        let mut pulled = BTreeSet::new();
-        let since = since.to_string();
-        let day = since.split('T').next().unwrap_or_default();
-        let mut after = Some(keys::pulls().key(day));
-        loop {
-            let page = self.storage.objects().list(&keys::pulls(), after.as_ref(), 1000).await?;
-            for entry in &page.entries {
-                pulled.extend(
-                    keys::parse_pull(&entry.key).filter(|(_, name, _)| *name == self.name).map(|(.., digest)| digest),
-                );
-            }
-            match page.entries.last().filter(|_| page.more) {
-                Some(last) => after = Some(last.key.clone()),
-                None => return Ok(pulled),
+    /// Removes tags unless they changed meanwhile, and leaves those that were removed.
+    async fn retire_tags(&self, tags: &mut Vec<Retired>, by: Option<&str>) -> Result<(), StorageError> {
+        let mut gone = Vec::new();
+        for retired in tags.drain(..) {
+            let Some(tag) = &retired.tag else { continue };
+            let same = |record: &TagRecord| record.digest == retired.digest && record.at == retired.since;
+            if self.remove_tag(tag, by, same).await? {
+                gone.push(retired);
             }
         }
+        *tags = gone;
+        Ok(())
     }
+
+    /// Removes manifests that nothing but the repository's having them keeps, and that no tag names since `moment`.
+    /// `without` are tags that are as good as gone.
+    async fn retire_manifests(
+        &self,
+        moment: Timestamp,
+        without: &HashSet<&Tag>,
+        dry_run: bool,
+    ) -> Result<Vec<Retired>, StorageError> {
+        let mut retired = Vec::new();
+        let mut pages = pin!(self.storage.pages(keys::manifests(&self.name), None));
+        while let Some(page) = pages.try_next().await? {
+            for entry in page.iter().filter(|entry| entry.size > TOMBSTONE) {
+                let Some((_, digest)) = keys::parse_manifest(&entry.key) else { continue };
+                let Some(held) = self.storage.slot::<ManifestRecord>(&entry.key).await?.here() else { continue };
+                let Some(since) = self.untagged_since(&digest, &held.record, without).await? else { continue };
+                if since > moment || self.is_part_of_another(&digest, &held.record).await? {
+                    continue;
+                }
+                let condition = Condition::Is(held.version);
+                if dry_run || self.delete_untagged(&digest, held.record, condition).await? {
+                    retired.push(Retired { repository: self.name.clone(), tag: None, digest, since });
+                }
+            }
+        }
+        Ok(retired)
+    }
+
+    /// Tells since when no tag names a manifest, at the latest; `None` when one does.
+    async fn untagged_since(
+        &self,
+        digest: &Digest,
+        record: &ManifestRecord,
+        without: &HashSet<&Tag>,
+    ) -> Result<Option<Timestamp>, StorageError> {
+        let mut since = record.at;
+        for tag in self.tags_once_of(digest, record.incarnation).await? {
+            if self.tag(&tag).await?.is_some_and(|now| now.digest == *digest) && !without.contains(&tag) {
+                return Ok(None);
+            }
+            // What it is now, it became when it ceased to name the manifest, or later.
+            since = since.max(self.tag_since(&tag).await?.unwrap_or(since));
+        }
+        Ok(Some(since))
+    }
+
+    /// Tells whether an index of the repository names a manifest, or it is about a manifest that is here.
+    async fn is_part_of_another(&self, digest: &Digest, record: &ManifestRecord) -> Result<bool, StorageError> {
+        if let Some(subject) = &record.subject
+            && self.manifest(subject).await?.is_some()
+        {
+            return Ok(true);
+        }
+        let of_another = |kind: &EdgeKind| matches!(kind, EdgeKind::Manifest(other) if other != digest);
+        for (edge, _) in self.storage.edges(digest).await? {
+            if edge.repository == self.name && of_another(&edge.kind) && self.storage.is_current(&edge).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Deletes a manifest unless a tag names it, also one that comes meanwhile, and tells whether it did.
+    ///
+    /// Who tags looks whether the manifest is there after the tag is. So either that sees that the manifest is gone, and
+    /// puts it back, or the tag is seen here.
+    async fn delete_untagged(
+        &self,
+        digest: &Digest,
+        record: ManifestRecord,
+        condition: Condition,
+    ) -> Result<bool, StorageError> {
+        let key = keys::manifest(&self.name, digest);
+        let Some((gone, _)) = self.storage.bury(&key, 0, condition).await? else { return Ok(false) };
+        if !self.tags_of(digest, record.incarnation).await?.is_empty() {
+            // When that fails, whoever tagged it has put it back.
+            self.storage.replace(&key, &record, &[], Condition::Is(gone)).await?;
+            return Ok(false);
+        }
+        self.forget_manifest(digest, &record, None).await?;
+        Ok(true)
+    }
+}
+
+fn before(now: Timestamp, age: Duration) -> Timestamp {
+    let age = jiff::SignedDuration::try_from(age).unwrap_or(jiff::SignedDuration::MAX);
+    now.checked_sub(age).unwrap_or(Timestamp::MIN)
 }

@@ -4,10 +4,11 @@ use bytes::Bytes;
 use oci::{Algorithm, Descriptor, Digest, Index, Manifest, Parsed, RepositoryName, Tag, media_type};
 
 use super::collector::CollectOptions;
-use super::inspect::FsckOptions;
+use super::fsck::{FsckOptions, Mending};
+use super::inspect::{Reason, Sum};
 use super::objects::memory::Memory;
 use super::referrers::ReferrersLimit;
-use super::retention::{RetentionRule, Retired};
+use super::retention::{RetentionRules, Retired};
 use super::tags::TagTest;
 use super::*;
 
@@ -72,6 +73,9 @@ async fn put(
     };
     repository.put_manifest(&new).await
 }
+
+/// Reads everything, at once.
+const LOOK: FsckOptions = FsckOptions { repair: false, verify: true, sparse: false, settle: Duration::ZERO };
 
 async fn read(repository: &Repository, digest: &Digest) -> Option<Bytes> {
     let blob = repository.blob(digest).await.expect("read")?;
@@ -330,15 +334,19 @@ fn a_mount_needs_the_blob_where_it_is_said_to_be() {
 fn what_is_kept_is_explained_and_counted() {
     on_memory(without_grace(), async |_, storage| {
         let (a, b) = (storage.repository(&name("a")), storage.repository(&name("b")));
-        let digest = push(&a, &[b"layer", b"mine"], &[]).await.expect("pushed");
+        let digest = push(&a, &[b"layer", b"mine"], &[tag("t")]).await.expect("pushed");
         push(&b, &[b"layer"], &[]).await.expect("pushed");
-        let reasons = storage.why(&Digest::sha256(b"layer")).await.expect("told");
-        assert_eq!(reasons.len(), 4);
-        assert!(reasons.iter().all(|reason| reason.current));
-        assert_eq!(reasons.iter().filter(|it| it.manifest.as_ref() == Some(&digest)).count(), 1);
+        let kept = storage.why(&Digest::sha256(b"layer")).await.expect("told").expect("there");
+        let pushed = kept.by.iter().filter(|it| it.reason == Reason::Pushed).count();
+        let named = Reason::Manifest { digest, tags: vec![tag("t")] };
+        assert_eq!((kept.size, kept.bad, kept.by.len(), pushed), (5, false, 4, 2));
+        assert_eq!(kept.by.iter().filter(|it| it.reason == named).count(), 1);
+        assert_eq!(storage.why(&Digest::sha256(b"never")).await.expect("told"), None);
         let usage = storage.usage().await.expect("counted");
+        let of_a = &usage.repositories[0];
         let size = image(&[b"layer", b"mine"]).0.len() as u64;
-        assert_eq!((usage[0].exclusive, usage[0].shared, usage[0].blobs), (size + 4, 7, 4));
+        assert_eq!((of_a.exclusive, of_a.shared), (Sum { blobs: 2, bytes: size + 4 }, Sum { blobs: 2, bytes: 7 }));
+        assert_eq!((usage.total.blobs, usage.unreferenced.blobs), (5, 0));
     });
 }
 
@@ -348,17 +356,17 @@ fn a_blob_that_turned_bad_is_found_and_healed_by_the_next_push() {
         let repository = storage.repository(&name("a"));
         let large = vec![7; 200_000];
         push(&repository, &[&large], &[tag("t")]).await.expect("pushed");
-        assert_eq!(storage.fsck(FsckOptions { rehash: true, repair: false }).await.expect("looked").problems, []);
+        assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty());
         memory.damage(memory.data_ids()[0], vec![8; 200_000].into());
-        let checked = storage.fsck(FsckOptions { rehash: true, repair: false }).await.expect("looked");
-        assert_eq!((checked.problems.len(), checked.blobs, checked.tags), (1, 3, 1));
-        assert_eq!(storage.scrub(u64::MAX).await.expect("looked"), [Digest::sha256(&large)]);
-        assert_eq!(storage.known_bad().await.expect("told"), [Digest::sha256(&large)]);
+        let checked = storage.fsck(LOOK).await.expect("looked");
+        assert_eq!((checked.problems.len(), checked.blobs.blobs, checked.tags), (1, 3, 1));
+        assert_eq!(storage.scrub(None, 0).await.expect("looked").bad, [Digest::sha256(&large)]);
+        assert_eq!(storage.bad_blobs(10).await.expect("told"), [Digest::sha256(&large)]);
         assert_eq!(repository.blob_size(&Digest::sha256(&large)).await.expect("asked"), None, "so clients send it");
         push(&repository, &[&large], &[tag("t")]).await.expect("pushed");
         assert_eq!(read(&repository, &Digest::sha256(&large)).await.as_deref(), Some(&*large));
-        assert_eq!(storage.known_bad().await.expect("told"), []);
-        assert_eq!(storage.fsck(FsckOptions { rehash: true, repair: false }).await.expect("looked").problems, []);
+        assert_eq!(storage.bad_blobs(10).await.expect("told"), []);
+        assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty());
         memory.damage(memory.data_ids()[0], Bytes::from_static(b"short"));
         assert_eq!(repository.blob_size(&Digest::sha256(&large)).await.expect("asked"), None, "so clients send it");
         push(&repository, &[&large], &[tag("t")]).await.expect("pushed");
@@ -374,11 +382,11 @@ fn what_does_not_fit_together_is_put_right() {
         let digest = push(&repository, &[b"layer"], &[tag("t")]).await.expect("pushed");
         let lost = memory.keys().into_iter().find(|key| keys::Edge::parse(key).is_some_and(|edge| edge.blob == digest));
         storage.objects().delete(&lost.expect("an edge")).await.expect("removed");
-        let repair = FsckOptions { repair: true, rehash: false };
+        let repair = FsckOptions { repair: true, ..LOOK };
         let checked = storage.fsck(repair).await.expect("looked");
         assert_eq!(checked.problems.len(), 1);
-        assert!(checked.problems[0].repaired, "{checked:?}");
-        assert_eq!(storage.fsck(repair).await.expect("looked").problems, []);
+        assert_eq!(checked.problems[0].mending, Mending::Done, "{checked:?}");
+        assert!(storage.fsck(repair).await.expect("looked").problems.is_empty());
     });
 }
 
@@ -394,17 +402,15 @@ fn tags_that_no_rule_keeps_go_and_come_back() {
         push(&repository, &[b"x"], &[tag("latest")]).await.expect("pushed");
         let today = storage.objects().now().await.expect("told").to_string();
         repository.note_pull(&digests[1], &today[..10]).await.expect("noted");
-        let rule = RetentionRule {
-            repositories: "*".into(),
-            tags: "v*".into(),
-            newest: Some(2),
-            within: None,
+        let rules = RetentionRules {
+            matching: Some(TagPatterns::new(["v*".to_owned()])),
+            keep: Some(2),
             pulled_within: Some(Duration::from_secs(2 * 24 * 60 * 60)),
+            ..RetentionRules::default()
         };
-        let gone = |retired: Vec<Retired>| retired.into_iter().map(|it| it.tag.to_string()).collect::<Vec<_>>();
-        let rules = [rule];
-        assert_eq!(gone(storage.retain(&rules, true, None).await.expect("told")), ["v2", "v0"]);
-        assert_eq!(gone(storage.retain(&rules, false, None).await.expect("done")), ["v2", "v0"]);
+        let gone = |retired: Vec<Retired>| retired.into_iter().filter_map(|it| it.tag).collect::<Vec<_>>();
+        assert_eq!(gone(storage.retire(&rules, true, None).await.expect("told")), [tag("v2"), tag("v0")]);
+        assert_eq!(gone(storage.retire(&rules, false, None).await.expect("done")), [tag("v2"), tag("v0")]);
         assert_eq!(repository.tags(None, 10).await.expect("listed").entries, ["latest", "v1", "v3", "v4"]);
         assert_eq!(repository.undelete_tag(&tag("v0"), None).await.expect("back"), Some(digests[0].clone()));
     });

@@ -1,0 +1,164 @@
+//! Reading blobs again, to learn whether they still are what their digest says.
+//!
+//! A blob that is not becomes `dead` and `bad`: to clients it is not there, so the next that pushes an image with it sends
+//! it again, and that heals it. What was in its place stays until then. Beside the record there is a hint, so that it can
+//! be told which blobs are bad without looking at all of them.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use oci::{Digest, Hasher};
+
+use super::blobs::{BlobRecord, BlobState};
+use super::keys::{self, TOMBSTONE};
+use super::objects::{Condition, Content};
+use super::records::{Held, TRIES};
+use super::referrers::gather;
+use super::{Storage, StorageError};
+
+/// So much is read at once, in bytes.
+const PIECE: u64 = 1024 * 1024;
+
+/// What came of reading all blobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// How many blobs were read.
+    pub blobs: u64,
+    /// How many bytes they have.
+    pub bytes: u64,
+    /// Those that are not what their digest says.
+    pub bad: Vec<Digest>,
+}
+
+/// What came of reading a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is what its digest says.
+    Whole,
+    /// It is something else, or its bytes are not there.
+    Bad,
+    /// It is on its way out, or changed while it was read.
+    Moot,
+}
+
+impl Storage {
+    /// Reads all blobs after `after` and marks those that are bad. At most `rate` bytes a second are read, any number when
+    /// it is 0.
+    pub async fn scrub(&self, after: Option<&Digest>, rate: u64) -> Result<Scrubbed, StorageError> {
+        let mut scrubbed = Scrubbed::default();
+        let mut pages = pin!(self.pages(keys::blobs(), after.map(keys::blob)));
+        while let Some(page) = pages.try_next().await? {
+            for entry in page.iter().filter(|entry| entry.size > TOMBSTONE) {
+                let Some(digest) = keys::parse_blob(&entry.key) else { continue };
+                let Some(held) = self.slot::<BlobRecord>(&entry.key).await?.here() else { continue };
+                let size = held.record.size;
+                match self.verify_blob(&digest, &held, rate).await? {
+                    Verdict::Moot => continue,
+                    Verdict::Whole => {}
+                    Verdict::Bad => {
+                        if self.mark_bad(&digest, &held).await? {
+                            scrubbed.bad.push(digest);
+                        }
+                    }
+                }
+                scrubbed.blobs += 1;
+                scrubbed.bytes += size;
+            }
+        }
+        Ok(scrubbed)
+    }
+
+    /// Returns blobs that are known to be bad, at most `limit`.
+    pub async fn bad_blobs(&self, limit: usize) -> Result<Vec<Digest>, StorageError> {
+        let mut bad = Vec::new();
+        let mut pages = pin!(self.pages(keys::bad_blobs(), None));
+        while let Some(page) = pages.try_next().await? {
+            for entry in &page {
+                let Some(digest) = keys::parse_bad(&entry.key) else { continue };
+                let held = self.slot::<BlobRecord>(&keys::blob(&digest)).await?.here();
+                if held.is_some_and(|held| held.record.bad) {
+                    bad.push(digest);
+                } else {
+                    // It was healed, or thrown away.
+                    self.objects().delete(&entry.key).await?;
+                }
+                if bad.len() == limit {
+                    return Ok(bad);
+                }
+            }
+        }
+        Ok(bad)
+    }
+
+    /// Reads a blob as its record says.
+    pub(super) async fn verify_blob(
+        &self,
+        digest: &Digest,
+        held: &Held<BlobRecord>,
+        rate: u64,
+    ) -> Result<Verdict, StorageError> {
+        if held.record.state == BlobState::Dead {
+            return Ok(Verdict::Moot);
+        }
+        let size = held.record.size;
+        let mut hasher = Hasher::new(digest.algorithm());
+        let mut at = 0;
+        let mut whole = held.record.data.is_some() || held.bytes.len() as u64 == size;
+        while whole && at < size {
+            let end = size.min(at + PIECE);
+            let content = match held.record.data {
+                Some(id) if at == 0 && self.data().size(id).await? != Some(size) => None,
+                Some(id) => self.data().read(id, at..end).await?,
+                None => Some(Content::Bytes(held.bytes.slice(range(at, end)))),
+            };
+            let Some(content) = content else {
+                whole = false;
+                break;
+            };
+            let piece = gather(content, end - at).await?;
+            whole = piece.len() as u64 == end - at;
+            hasher = store::blocking::run(move || {
+                hasher.update(&piece);
+                hasher
+            })
+            .await;
+            if rate > 0 {
+                #[expect(clippy::cast_precision_loss, reason = "it is a time to wait")]
+                tokio::time::sleep(Duration::from_secs_f64((end - at) as f64 / rate as f64)).await;
+            }
+            at = end;
+        }
+        if whole && hasher.finish() == *digest {
+            return Ok(Verdict::Whole);
+        }
+        // It may have gone, or been healed, while it was read.
+        let now = self.slot::<BlobRecord>(&keys::blob(digest)).await?.here();
+        let same = now.is_some_and(|now| now.record.data == held.record.data && now.record.state != BlobState::Dead);
+        Ok(if same { Verdict::Bad } else { Verdict::Moot })
+    }
+
+    /// Marks a blob that turned out to be bad, so that it is as if it were not there until somebody pushes it again.
+    /// `false` when it changed meanwhile.
+    pub(super) async fn mark_bad(&self, digest: &Digest, found: &Held<BlobRecord>) -> Result<bool, StorageError> {
+        let key = keys::blob(digest);
+        self.objects().put(&keys::bad(digest), bytes::Bytes::new(), Condition::Always).await?;
+        for _ in 0..TRIES {
+            let Some(held) = self.slot::<BlobRecord>(&key).await?.here() else { return Ok(false) };
+            if held.record.data != found.record.data || held.record.state == BlobState::Dead {
+                return Ok(false);
+            }
+            let record = BlobRecord { state: BlobState::Dead, bad: true, ..held.record };
+            if self.replace(&key, &record, &held.bytes, Condition::Is(held.version)).await?.is_some() {
+                self.sync().await?;
+                return Ok(true);
+            }
+        }
+        Err(StorageError::Contended { key: key.as_str().to_owned() })
+    }
+}
+
+fn range(start: u64, end: u64) -> std::ops::Range<usize> {
+    let at = |position: u64| usize::try_from(position).unwrap_or(usize::MAX);
+    at(start)..at(end)
+}
