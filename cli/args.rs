@@ -123,6 +123,7 @@ pub(crate) enum Command {
     Load(commands::load::Args),
     Import(commands::import::Args),
     Serve(commands::serve::Args),
+    Registry(commands::registry::Args),
     Version(commands::version::Args),
     Completion(commands::completion::Args),
     Debug(commands::debug::Args),

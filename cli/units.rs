@@ -1,5 +1,7 @@
 //! Sizes and times as docker prints them (the rules of `go-units`).
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 /// Prints a size with three digits and a decimal unit: `78.1MB`.
@@ -125,6 +127,18 @@ pub(crate) fn parse_moment(text: &str, now: Timestamp) -> Result<Timestamp, Stri
     date.to_zoned(jiff::tz::TimeZone::UTC).map(|zoned| zoned.timestamp()).map_err(|_| bad())
 }
 
+/// Reads an age: `24h`, `1h30m`, `7d`, `2w`, or `0`.
+pub(crate) fn parse_age(text: &str) -> Result<Duration, String> {
+    let many =
+        |number: &str, hours: u64| Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(hours * 3600)?));
+    let age = match (text.strip_suffix('d'), text.strip_suffix('w')) {
+        (Some(days), _) => many(days, 24),
+        (_, Some(weeks)) => many(weeks, 7 * 24),
+        _ => parse_duration(text).ok().and_then(|nanos| u64::try_from(nanos).ok()).map(Duration::from_nanos),
+    };
+    age.ok_or_else(|| format!("`{text}` is not an age such as `24h`, `90m` or `7d`"))
+}
+
 /// Tells in words how long ago something was: `3 days ago`.
 pub(crate) fn ago(then: Option<&str>, now: Timestamp) -> String {
     match then.and_then(|text| text.parse::<Timestamp>().ok()) {
@@ -228,6 +242,18 @@ mod tests {
             assert_eq!(parse_moment(text, now), Ok(time.parse().expect("valid")), "{text}");
         }
         assert!(parse_moment("yesterday", now).is_err());
+    }
+
+    #[test]
+    fn ages_are_read_in_days_too() {
+        let hour = 60 * 60;
+        for (text, seconds) in [("0", 0), ("90m", 90 * 60), ("1h30m", 90 * 60), ("7d", 168 * hour), ("2w", 336 * hour)]
+        {
+            assert_eq!(parse_age(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "d", "-1h", "5", "1.5d", "99999999999999999999w"] {
+            assert!(parse_age(text).is_err(), "{text}");
+        }
     }
 
     #[test]

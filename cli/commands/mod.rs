@@ -36,6 +36,7 @@ pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod registry;
 pub(crate) mod rename;
 pub(crate) mod restart;
 pub(crate) mod rm;
@@ -148,6 +149,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Load(args) => load::run(args, &session),
         Command::Import(args) => import::run(args, &session),
         Command::Serve(args) => serve::run(args, &session),
+        Command::Registry(args) => registry::run(args, &session),
         Command::Version(args) => version::run(&args),
         Command::Completion(args) => completion::run(&args),
         Command::Oci(args) => oci::run(args),

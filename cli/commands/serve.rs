@@ -5,23 +5,29 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
-use engine::ops::serve::{open, serve};
-use registry::server::{Events, IpNet, ServeError, ServeEvent, ServeOptions, TlsError, TlsFiles};
+use engine::Store;
+use engine::ops::serve::serve;
+use engine::storage::{Location, open};
+use registry::server::{Events, IpNet, ServeError, ServeEvent, ServeOptions, TlsError, TlsFiles, Upkeep};
+use registry::storage::{StorageOptions, TagPatterns};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock;
 use crate::failure::Failure;
+use crate::flags::storage::{StorageArgs, explain as explain_storage};
 use crate::session::Session;
 use crate::terminal;
-use crate::units::parse_size;
+use crate::units::{self, parse_age, parse_size};
 
 const EXAMPLES: &str = "\
 Examples:
   slipway serve                                     On 127.0.0.1:5000, out of the home folder
   slipway serve --addr 0.0.0.0:5000 --root /srv/registry
+  slipway serve --storage /srv/images --immutable-tags 'v*'
   slipway serve --addr 127.0.0.1:0                  On a port that is free; it is printed
   slipway serve --tls-cert cert.pem --tls-key key.pem
   slipway serve --trusted-proxies 10.0.0.0/8        Behind a proxy that says by which name it is reached
@@ -38,9 +44,23 @@ pub(crate) struct Args {
     /// Where to listen
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5000")]
     addr: String,
-    /// Folder that holds the registry's images [default: the home folder]
-    #[arg(long, value_name = "DIR")]
+    /// Home folder of which the registry is served [default: --home]
+    #[arg(long, value_name = "DIR", conflicts_with = "storage")]
     root: Option<PathBuf>,
+    #[command(flatten)]
+    storage: StorageArgs,
+    /// Tags that name the same for ever once they are set: REPOSITORY:TAG or TAG, where `*` is any text
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    immutable_tags: Vec<String>,
+    /// Keep what no manifest names for this time
+    #[arg(long, value_name = "AGE", default_value = "24h", value_parser = parse_age)]
+    grace: Duration,
+    /// How often to look for what nothing relies on any more; 0 is never
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_age)]
+    collect_every: Duration,
+    /// How many bytes a second to read again, to see whether they are what they were; 0 is none
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
+    scrub_rate: u64,
     /// Speak TLS with this certificate, and those that lead to its root, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -65,11 +85,20 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let mut addresses = args.addr.to_socket_addrs().map_err(|error| explain(error, &args.addr))?;
     let addr = addresses.next().ok_or_else(|| anyhow::anyhow!("`{}` is no address to listen on", args.addr))?;
     let trusted = args.trusted_proxies.iter().map(|text| network(text)).collect::<Result<Vec<_>, _>>()?;
-    let root = match args.root {
-        Some(root) => root,
-        None => session.home()?,
+    let location = match (&args.root, args.storage.named()) {
+        (None, Some(location)) => location,
+        (root, _) => {
+            let home = root.clone().map_or_else(|| session.home(), Ok)?;
+            // What makes the folder a home, for builds that come later.
+            Store::open(&home)?;
+            Location::of_home(&home)
+        }
     };
-    let mut options = ServeOptions::new(open(&root, clock::now)?, addr);
+    let immutable = TagPatterns::new(args.immutable_tags);
+    let kept = StorageOptions { grace: args.grace, immutable, ..StorageOptions::default() };
+    let storage = open(&location, true, kept, clock::now).map_err(explain_storage)?;
+    let mut options = ServeOptions::new(storage, addr);
+    options.upkeep = Upkeep { collect_every: args.collect_every, scrub_rate: args.scrub_rate };
     let verbose = args.verbose;
     options.tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key });
     options.trusted_proxies = trusted;
@@ -136,6 +165,18 @@ fn log(event: &ServeEvent, verbose: bool) {
         ServeEvent::Answered { .. } => {}
         ServeEvent::Failed { method, path, error } => {
             terminal::note(&terminal::printable(&format!("error: {method} {path}: {error}")));
+        }
+        ServeEvent::Collected { blobs, bytes } => {
+            terminal::note(&format!("removed {blobs} blobs that nothing relied on, {}", units::size(*bytes)));
+        }
+        ServeEvent::CollectionFailed { error } => {
+            terminal::note(&terminal::printable(&format!("error: cannot collect: {error}")));
+        }
+        ServeEvent::BlobBad { digest } => {
+            terminal::note(&format!("error: {digest} is damaged; pushing an image with it again heals it"));
+        }
+        ServeEvent::ScrubFailed { error } => {
+            terminal::note(&terminal::printable(&format!("error: cannot read blobs again: {error}")));
         }
         ServeEvent::TlsReloaded => terminal::note("the certificate was read again"),
         ServeEvent::TlsKept { error } => {

@@ -11,6 +11,7 @@ pub(crate) mod mounts;
 pub(crate) mod network;
 pub(crate) mod outputs;
 pub(crate) mod reproducible;
+pub(crate) mod storage;
 
 use std::net::IpAddr;
 

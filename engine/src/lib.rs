@@ -6,6 +6,7 @@
 //! | [`executor`] | how a `RUN` step becomes a container: `builder::Executor` filled in with `runtime` |
 //! | [`recorder`] | writes down what a build does while it does it |
 //! | [`past`] | finding a past build, and a step in it, by what people call them |
+//! | [`storage`] | where a registry keeps its things |
 //! | [`timeline`] | a past build as a page for a browser |
 //! | [`shell`] | a person's shell in the files of a build's step |
 //! | [`image_source`] | where `FROM` and `run` find images: the store, else a registry |
@@ -53,6 +54,7 @@ pub mod remote_cache;
 pub mod shell;
 pub mod signals;
 pub mod ssh;
+pub mod storage;
 pub mod timeline;
 pub mod verify;
 

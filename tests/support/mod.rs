@@ -180,7 +180,13 @@ pub struct Registry {
 impl Registry {
     /// Starts a registry on a folder that may have been served before.
     pub fn start(env: &TestEnv, root: &Path) -> Self {
-        let mut command = env.command(["serve", "--addr", "127.0.0.1:0", "--root", path(root)]);
+        Self::start_with(env, ["--root", path(root)])
+    }
+
+    /// Starts a registry with flags.
+    pub fn start_with<'a>(env: &TestEnv, flags: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut command = env.command(["serve", "--addr", "127.0.0.1:0"]);
+        command.args(flags);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start the registry");
         let (sender, receiver) = std::sync::mpsc::channel();
         let outputs: [Box<dyn std::io::Read + Send>; 2] =

@@ -3,21 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 
-use jiff::Timestamp;
 use registry::server::{ServeError, ServeOptions, Server};
-use registry::storage::objects::disk::{Disk, DiskOptions};
-use registry::storage::{ObjectError, Storage, StorageOptions};
-use store::Layout;
-
-/// Opens what a registry keeps below a home. Blocks.
-///
-/// # Errors
-///
-/// When the folder cannot be made or read.
-pub fn open(home: &std::path::Path, clock: fn() -> Timestamp) -> Result<Storage, ObjectError> {
-    let disk = Disk::open(&Layout::new(home).registry(), DiskOptions::new(clock))?;
-    Ok(Storage::new(disk.backend(), StorageOptions::default()))
-}
 
 /// Serves a registry until `shutdown` is ready; requests under way may end then.
 ///
