@@ -1,12 +1,12 @@
 //! Several servers on one storage, killed and started again at random, while clients push and delete and everything
 //! that nothing relies on is collected: what was acknowledged stays, no client fails for good, and nothing is left over.
 //!
-//! `SLIPWAY_CHAOS_UPLOADS` says how many images are pushed.
+//! `SLIPWAY_CHAOS_UPLOADS` says how many images are pushed, and `SLIPWAY_CHAOS_STORAGE` where to, if not into a folder of
+//! the test's own: the address of a bucket, or of an empty prefix in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -45,9 +45,9 @@ impl Numbers {
     }
 }
 
-fn serve(env: &TestEnv, storage: &Path) -> Registry {
+fn serve(env: &TestEnv, storage: &str) -> Registry {
     let upkeep = ["--grace", "3s", "--collect-every", "1s", "--scrub-rate", "8m"];
-    Registry::start_with(env, [&["--storage", path(storage)][..], &upkeep].concat())
+    Registry::start_with(env, [&["--storage", storage][..], &upkeep].concat())
 }
 
 /// Sends each connection to one of the servers that are up.
@@ -239,9 +239,9 @@ impl Image {
 }
 
 #[test]
-fn servers_on_one_folder_die_and_nothing_is_lost() {
+fn servers_on_one_storage_die_and_nothing_is_lost() {
     let env = TestEnv::new();
-    let storage = env.path("storage");
+    let storage = std::env::var("SLIPWAY_CHAOS_STORAGE").unwrap_or_else(|_| path(&env.path("storage")).to_owned());
     let uploads = std::env::var("SLIPWAY_CHAOS_UPLOADS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     let servers = Arc::new(Mutex::new((0..SERVERS).map(|_| Some(serve(&env, &storage))).collect::<Vec<_>>()));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -320,8 +320,7 @@ fn check_all(client: &Client<'_>, uploads: u64) {
     }
 }
 
-fn nothing_is_left_over(env: &TestEnv, storage: &Path, uploads: u64) {
-    let storage = path(storage);
+fn nothing_is_left_over(env: &TestEnv, storage: &str, uploads: u64) {
     let json = |arguments: &[&str]| -> serde_json::Value {
         let stdout = env.slipway([arguments, &["--storage", storage, "--format", "json"]].concat()).success();
         serde_json::from_str(stdout.lines().last().expect("a line")).expect("JSON")

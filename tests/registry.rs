@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{Registry, TestEnv, path};
+use crate::support::moto::Moto;
+use crate::support::{Registry, TestEnv, path, run};
 
 /// Pushes an image with a layer of its own, and one that all have; gives its name in the registry.
 fn push(env: &TestEnv, registry: &Registry, name: &str, layer: &str) {
@@ -175,4 +176,41 @@ fn immutable_tags_do_not_move() {
     let rules = ["retention", "--keep", "0", "--immutable-tags", "v*"];
     assert_eq!(json(&env, &rules).len(), 0);
     assert_eq!(registry.stop(), 0);
+}
+
+#[test]
+fn a_bucket_is_served_and_looked_after() {
+    let env = TestEnv::new();
+    let Some(moto) = Moto::start(&env) else { return };
+    let bucket = moto.bucket("images");
+    let servers = [["--storage", &bucket, "--redirect"], ["--storage", &bucket, "--single-writer"]];
+    let [one, other] = servers.map(|flags| Registry::start_with(&env, flags));
+    // Too long to be kept in its record.
+    let layer: String = (0..40_000).map(|number| format!("{:08x}", number * 7_919)).collect();
+    push(&env, &one, "app:1", &layer);
+    for server in [&one, &other] {
+        let name = format!("{}/app:1", server.address);
+        env.slipway(["rmi", "-f", &name]);
+        env.slipway(["pull", &name]).success();
+    }
+    let here = ["--storage", &bucket];
+    let usage = json(&env, &[&["du"][..], &here].concat());
+    assert_eq!((&usage[0]["repository"], &usage[0]["exclusive"]["blobs"]), (&"app".into(), &4.into()));
+    assert_eq!(json(&env, &[&["gc", "--grace", "0"][..], &here].concat())[0]["blobs"], 0);
+    env.slipway([&["registry", "retention", "--keep", "0", "--untagged", "0"][..], &here].concat()).success();
+    assert_eq!(json(&env, &[&["gc", "--grace", "0"][..], &here].concat())[0]["blobs"], 4);
+    assert_eq!(json(&env, &[&["fsck", "--verify"][..], &here].concat())[0]["blobs"], 0);
+    assert_eq!((one.stop(), other.stop()), (0, 0));
+}
+
+#[test]
+fn a_bucket_that_is_not_there_is_told_at_the_start() {
+    let env = TestEnv::new();
+    let Some(moto) = Moto::start(&env) else { return };
+    let missing = moto.bucket("images").replace("s3://images/", "s3://others/");
+    let serve = |storage: &str| run(&mut env.command(["serve", "--addr", "127.0.0.1:0", "--storage", storage]));
+    let stderr = serve(&missing).failure(1);
+    assert!(stderr.contains("the storage cannot be used") && stderr.contains("hint:"), "{stderr}");
+    let stderr = serve("s3://images?ednpoint=x").failure(1);
+    assert!(stderr.contains("`ednpoint`") && stderr.contains("hint:"), "{stderr}");
 }

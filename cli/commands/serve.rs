@@ -12,6 +12,7 @@ use engine::Store;
 use engine::ops::serve::serve;
 use engine::storage::{Location, open};
 use registry::server::{Events, IpNet, ServeError, ServeEvent, ServeOptions, TlsError, TlsFiles, Upkeep};
+use registry::storage::probe::ProbeError;
 use registry::storage::{StorageOptions, TagPatterns};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +29,7 @@ Examples:
   slipway serve                                     On 127.0.0.1:5000, out of the home folder
   slipway serve --addr 0.0.0.0:5000 --root /srv/registry
   slipway serve --storage /srv/images --immutable-tags 'v*'
+  slipway serve --storage 's3://images/registry?region=eu-west-1' --redirect
   slipway serve --addr 127.0.0.1:0                  On a port that is free; it is printed
   slipway serve --tls-cert cert.pem --tls-key key.pem
   slipway serve --trusted-proxies 10.0.0.0/8        Behind a proxy that says by which name it is reached
@@ -49,6 +51,9 @@ pub(crate) struct Args {
     root: Option<PathBuf>,
     #[command(flatten)]
     storage: StorageArgs,
+    /// Let clients read large blobs from the bucket itself
+    #[arg(long)]
+    redirect: bool,
     /// Tags that name the same for ever once they are set: REPOSITORY:TAG or TAG, where `*` is any text
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     immutable_tags: Vec<String>,
@@ -96,13 +101,14 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     };
     let immutable = TagPatterns::new(args.immutable_tags);
     let kept = StorageOptions { grace: args.grace, immutable, ..StorageOptions::default() };
-    let storage = open(&location, true, kept, clock::now).map_err(explain_storage)?;
+    let storage = open(&location, &args.storage.access(), true, kept, clock::now).map_err(explain_storage)?;
     let mut options = ServeOptions::new(storage, addr);
     options.upkeep = Upkeep { collect_every: args.collect_every, scrub_rate: args.scrub_rate };
     let verbose = args.verbose;
     options.tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key });
     options.trusted_proxies = trusted;
     options.sparse = args.sparse;
+    options.redirect = args.redirect;
     options.limits.manifest_bytes = usize::try_from(args.max_manifest).context("--max-manifest is too large")?;
     options.events = Events::to(move |event| log(&event, verbose));
     raise_limit();
@@ -116,6 +122,7 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
                 }
             });
         }
+        options.storage.probe().await.map_err(unfit)?;
         serve(options, listening, stop).await.map_err(anyhow::Error::from)
     });
     served.map_err(|error| match error.downcast_ref() {
@@ -125,6 +132,16 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
         _ => error,
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn unfit(error: ProbeError) -> anyhow::Error {
+    let hint = match error {
+        ProbeError::Dishonest { .. } => "S3, GCS and Azure honor them",
+        ProbeError::Object(_) => {
+            "see that the address of --storage is right, and that its objects may be read and written"
+        }
+    };
+    Failure::new(anyhow::Error::new(error).context("the storage cannot be used")).hint(hint).into()
 }
 
 /// Reads a network, or one address.

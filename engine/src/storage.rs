@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use registry::storage::objects::bucket::{Bucket, BucketError, BucketOptions, is_bucket};
 use registry::storage::objects::disk::{Disk, DiskOptions};
-use registry::storage::{ObjectError, Storage, StorageOptions};
+use registry::storage::objects::single_writer::SingleWriter;
+use registry::storage::{Backend, ObjectError, Storage, StorageOptions};
 use store::Layout;
 
 /// Where a registry keeps its things: the value of `--storage`.
@@ -13,6 +16,17 @@ use store::Layout;
 pub enum Location {
     /// In a folder.
     Folder(PathBuf),
+    /// In a bucket, by its address.
+    Bucket(String),
+}
+
+/// How a registry's things are reached.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// What a bucket is opened with.
+    pub bucket: BucketOptions,
+    /// Whether nobody else writes there, so that conditions can be looked at here.
+    pub single_writer: bool,
 }
 
 /// Why some text does not say where a registry keeps its things.
@@ -21,7 +35,9 @@ pub enum Location {
 pub enum LocationError {
     #[error("a registry cannot be kept in an empty path")]
     Empty,
-    #[error("a registry cannot be kept in `{scheme}://`; it is kept in a folder")]
+    #[error(
+        "a registry cannot be kept in `{scheme}://`; it is kept in a folder, or in a bucket: `s3://`, `gs://` or `az://`"
+    )]
     UnknownScheme { scheme: String },
 }
 
@@ -38,6 +54,7 @@ impl FromStr for Location {
     fn from_str(text: &str) -> Result<Self, LocationError> {
         match text.split_once("://") {
             _ if text.is_empty() => Err(LocationError::Empty),
+            _ if is_bucket(text) => Ok(Self::Bucket(text.to_owned())),
             None => Ok(Self::Folder(text.into())),
             Some(("file", "")) => Err(LocationError::Empty),
             Some(("file", path)) => Ok(Self::Folder(path.into())),
@@ -54,28 +71,40 @@ pub enum OpenStorageError {
     NoRegistry { path: PathBuf },
     #[error("cannot open the registry in `{path}`")]
     Folder { path: PathBuf, source: ObjectError },
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
 }
 
 /// Opens what a registry keeps, which others may be serving. Blocks.
 ///
-/// With `create`, a folder that holds nothing yet becomes one that does.
+/// With `create`, a folder that holds nothing yet becomes one that does. Nothing is sent to a bucket yet.
 ///
 /// # Errors
 ///
 /// When nothing is there, or it cannot be read.
 pub fn open(
     location: &Location,
+    access: &Access,
     create: bool,
     options: StorageOptions,
     clock: fn() -> Timestamp,
 ) -> Result<Storage, OpenStorageError> {
-    let Location::Folder(path) = location;
-    if !create && !path.join("journal").is_dir() {
-        return Err(OpenStorageError::NoRegistry { path: path.clone() });
+    let mut backend = match location {
+        Location::Folder(path) => folder(path, create, clock)?,
+        Location::Bucket(url) => Bucket::open(url, &access.bucket)?.backend(),
+    };
+    if access.single_writer {
+        backend.objects = Arc::new(SingleWriter::new(backend.objects));
     }
-    let failed = |source| OpenStorageError::Folder { path: path.clone(), source };
-    let disk = Disk::open(path, DiskOptions::new(clock)).map_err(failed)?;
-    Ok(Storage::new(disk.backend(), options))
+    Ok(Storage::new(backend, options))
+}
+
+fn folder(path: &Path, create: bool, clock: fn() -> Timestamp) -> Result<Backend, OpenStorageError> {
+    if !create && !path.join("journal").is_dir() {
+        return Err(OpenStorageError::NoRegistry { path: path.to_owned() });
+    }
+    let failed = |source| OpenStorageError::Folder { path: path.to_owned(), source };
+    Ok(Disk::open(path, DiskOptions::new(clock)).map_err(failed)?.backend())
 }
 
 #[cfg(test)]
@@ -83,9 +112,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_location_is_a_folder() {
+    fn a_location_is_a_folder_or_a_bucket() {
         for (text, folder) in [("/srv/a", "/srv/a"), ("a", "a"), ("file:///srv/a", "/srv/a"), ("a:b", "a:b")] {
             assert_eq!(text.parse(), Ok(Location::Folder(folder.into())), "{text}");
+        }
+        for bucket in ["s3://a/b?endpoint=http://c", "gs://a", "az://a/b"] {
+            assert_eq!(bucket.parse(), Ok(Location::Bucket(bucket.into())));
         }
         for bad in ["", "file://", "ftp://x/y", "http://x"] {
             assert!(bad.parse::<Location>().is_err(), "{bad}");
@@ -96,7 +128,7 @@ mod tests {
     fn only_what_is_to_be_created_is() {
         let folder = tempfile::tempdir().expect("a folder");
         let location = Location::of_home(folder.path());
-        let open = |create| open(&location, create, StorageOptions::default(), Timestamp::now);
+        let open = |create| open(&location, &Access::default(), create, StorageOptions::default(), Timestamp::now);
         assert!(matches!(open(false), Err(OpenStorageError::NoRegistry { .. })));
         assert_eq!(folder.path().read_dir().expect("readable").count(), 0);
         open(true).expect("created");

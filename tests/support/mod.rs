@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs and write fixtures")]
 
+pub mod moto;
 pub mod web;
 
 use std::ffi::OsStr;
