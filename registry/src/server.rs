@@ -260,7 +260,7 @@ impl Memory {
     /// What the connections share for each kind of buffer.
     const SHARED: usize = 16 * 1024 * 1024;
     /// Below this, buffers only cost time.
-    const LEAST: usize = 64 * 1024;
+    const LEAST: usize = 32 * 1024;
 
     /// Counts one more that shares until what is returned is dropped.
     fn enter(&self) -> Sharer {

@@ -22,11 +22,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::tls::{Tls, TlsError};
-use super::{App, ServeEvent, ServeOptions, answer, chain, upkeep};
+use super::{App, Memory, ServeEvent, ServeOptions, answer, chain, upkeep};
 
 /// How much of a request's body is read from a socket at once, if there are few connections: with the usual 400 KiB,
 /// uploads are a third slower.
 const READ_BUFFER: usize = 2 * 1024 * 1024;
+/// How much of the bodies of HTTP/2 may be on its way at once, on one connection with few beside it.
+const WINDOW: u32 = 2 * 1024 * 1024;
+/// What every client of HTTP/2 counts on before it is told otherwise.
+const LEAST_WINDOW: u32 = 65_535;
 /// How often old uploads are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// How often the files of the certificate are looked at.
@@ -134,10 +138,11 @@ async fn connect(
     // connection is gone, which reading will notice.
     let _ = stream.set_nodelay(true);
     let inactivity = app.limits().inactivity;
-    let Some(tls) = tls else { return speak(app, Patient::new(stream, inactivity), peer, watcher).await };
+    let patient = |stream| Patient::new(stream, inactivity, app.memory().clone());
+    let Some(tls) = tls else { return speak(app.clone(), patient(stream), peer, watcher).await };
     let mut first = [0];
     let seen = timeout(inactivity, stream.peek(&mut first)).await??;
-    let mut stream = Patient::new(stream, inactivity);
+    let mut stream = patient(stream);
     if seen == 1 && first[0] != HANDSHAKE {
         return tell_plain(&mut stream).await;
     }
@@ -163,12 +168,14 @@ where
 {
     let _sharer = app.memory().enter();
     let inactivity = app.limits().inactivity;
+    let window = u32::try_from(app.memory().share(WINDOW as usize)).unwrap_or(WINDOW);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(inactivity)
-        .max_buf_size(app.memory().share(READ_BUFFER))
+        // What is read is limited by `Patient`: hyper's buffers follow what reads bring, this stays as it is.
+        .max_buf_size(READ_BUFFER)
         // A client that sends and then closes its side still gets its answer.
         .half_close(true);
     builder
@@ -176,8 +183,8 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(inactivity)
         .max_concurrent_streams(16)
-        .initial_stream_window_size(1024 * 1024)
-        .initial_connection_window_size(2 * 1024 * 1024);
+        .initial_stream_window_size((window / 2).max(LEAST_WINDOW))
+        .initial_connection_window_size(window.max(LEAST_WINDOW));
     let service = service_fn(move |request: Request<Incoming>| {
         let app = app.clone();
         async move { Ok::<_, Infallible>(answer(&app, peer.ip(), request.map(Body::new)).await) }
@@ -211,7 +218,8 @@ async fn reload_tls(tls: Arc<Tls>, options: ServeOptions) {
     }
 }
 
-/// A socket whose patience ends: with peers that say nothing at all, and with peers that take nothing.
+/// A socket whose patience ends: with peers that say nothing at all, and with peers that take nothing. It gives no more
+/// at once than its share of the memory, which gets smaller when others come.
 ///
 /// Silence later on is watched where its meaning is known: between requests and in headers by hyper, in bodies by
 /// `body`. While we work on a request, the peer may be silent for as long as that takes.
@@ -223,12 +231,13 @@ struct Patient {
     greeted: bool,
     /// Whether the peer has to take something before we go on; `deadline` runs while it has.
     stalled: bool,
+    memory: Memory,
 }
 
 impl Patient {
-    fn new(stream: TcpStream, inactivity: Duration) -> Self {
+    fn new(stream: TcpStream, inactivity: Duration, memory: Memory) -> Self {
         let deadline = Box::pin(tokio::time::sleep(inactivity));
-        Self { stream, inactivity, deadline, greeted: false, stalled: false }
+        Self { stream, inactivity, deadline, greeted: false, stalled: false, memory }
     }
 
     /// Watches a write: progress ends a stall, and a stall ends at its deadline.
@@ -252,7 +261,16 @@ impl AsyncRead for Patient {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let share = self.memory.share(READ_BUFFER);
+        let read = if buffer.remaining() <= share {
+            Pin::new(&mut self.stream).poll_read(context, buffer)
+        } else {
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(share));
+            let read = Pin::new(&mut self.stream).poll_read(context, &mut part);
+            let filled = part.filled().len();
+            buffer.advance(filled);
+            read
+        };
         if self.greeted || read.is_ready() {
             self.greeted = true;
             return read;
@@ -287,5 +305,38 @@ impl AsyncWrite for Patient {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_early_connection_reads_less_at_once_when_others_come() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("bound");
+        let (sender, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        let sending = tokio::spawn(async move {
+            let mut sender = sender.expect("connected");
+            while sender.write_all(&[0; 64 * 1024]).await.is_ok() {}
+        });
+        let memory = Memory::default();
+        let mut stream = Patient::new(accepted.expect("accepted").0, Duration::from_secs(60), memory.clone());
+        let mut buffer = vec![0; READ_BUFFER];
+        let largest = async |stream: &mut Patient, buffer: &mut [u8]| {
+            let mut largest = 0;
+            for _ in 0..50 {
+                largest = largest.max(stream.read(buffer).await.expect("read"));
+                // More is there by then.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            largest
+        };
+        assert!(largest(&mut stream, &mut buffer).await > Memory::LEAST);
+        let others: Vec<_> = (0..1000).map(|_| memory.enter()).collect();
+        assert_eq!(largest(&mut stream, &mut buffer).await, Memory::LEAST);
+        drop(others);
+        sending.abort();
     }
 }
