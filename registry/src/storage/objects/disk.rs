@@ -23,6 +23,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -96,8 +97,15 @@ struct Work {
     wanted: u64,
     /// Whether there are parts of the journal to apply.
     apply: bool,
+    /// Why the oldest part could not be applied when it was last tried.
+    apply_failed: Option<Arc<ObjectError>>,
     stop: bool,
 }
+
+/// When parts of the journal cannot be applied, so many may be there before nothing more is written.
+const MOST_WAITING: usize = 32;
+/// How long to wait before a part that could not be applied is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 struct Threads {
     shared: Arc<Shared>,
@@ -271,6 +279,7 @@ impl Shared {
                 return Ok(Put::Lost);
             }
         }
+        self.check_applier(&journal)?;
         let lsn = journal.append(key, Change::Put, bytes, (self.clock)())?;
         self.note_work(&journal);
         Ok(Put::Done(version(lsn)))
@@ -283,6 +292,19 @@ impl Shared {
         journal.append(key, Change::Delete, Bytes::new(), (self.clock)())?;
         self.note_work(&journal);
         Ok(())
+    }
+
+    /// Refuses when the journal gets longer and longer because nothing can be moved to files.
+    fn check_applier(&self, journal: &Journal) -> Result<(), ObjectError> {
+        if journal.files() <= MOST_WAITING {
+            return Ok(());
+        }
+        let Some(error) = self.work().apply_failed.clone() else { return Ok(()) };
+        if matches!(*error, ObjectError::NoSpace) {
+            return Err(ObjectError::NoSpace);
+        }
+        let what = self.folder.display().to_string();
+        Err(ObjectError::Failed { action: "empty the journal of", what, source: Box::new(error) })
     }
 
     fn note_work(&self, journal: &Journal) {
@@ -329,20 +351,25 @@ impl Shared {
         Ok(Page { entries, more })
     }
 
-    /// Makes everything safe that is in the journal now.
+    /// Makes everything safe that was seen of the journal. When that fails, all who wait are told.
     fn sync_now(&self) -> Result<u64, ObjectError> {
         let (segments, next) = {
-            let mut journal = self.journal();
-            journal.catch_up()?;
+            let journal = self.journal();
             (journal.unsynced(), journal.next())
         };
-        let synced = segments.iter().try_for_each(|segment| segment.sync(&self.io));
-        if let Err(error) = synced {
-            // What the kernel could not write it may have dropped: from here on nothing can be believed.
-            let error = Arc::new(error);
-            self.durable.send_modify(|durable| durable.failed = Some(error.clone()));
-            return Err(failed("sync the journal of", &self.folder, io::Error::from(error.kind())));
-        }
+        let synced = segments.and_then(|segments| {
+            segments.iter().try_for_each(|segment| segment.sync(&self.io))?;
+            Ok(segments)
+        });
+        let segments = match synced {
+            Ok(segments) => segments,
+            Err(error) => {
+                // What the kernel could not write it may have dropped: from here on nothing can be believed.
+                let error = Arc::new(error);
+                self.durable.send_modify(|durable| durable.failed = Some(error.clone()));
+                return Err(failed("sync the journal of", &self.folder, io::Error::from(error.kind())));
+            }
+        };
         self.journal().synced(&segments);
         self.durable.send_modify(|durable| durable.next = durable.next.max(next));
         Ok(next)
@@ -383,8 +410,21 @@ impl Shared {
                 }
                 work.apply = false;
             }
-            // What cannot be moved now stays in the journal, where it is as good; the next part tries again.
-            while self.apply().unwrap_or(false) {}
+            let applied = loop {
+                match self.apply() {
+                    Ok(true) => {}
+                    Ok(false) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            // What cannot be moved now stays in the journal, where it is as good, for a while.
+            let mut work = self.work();
+            work.apply_failed = applied.err().map(Arc::new);
+            if work.apply_failed.is_some() {
+                work.apply = true;
+                let waited = self.wake_applier.wait_timeout_while(work, RETRY, |work| !work.stop);
+                drop(waited.unwrap_or_else(PoisonError::into_inner));
+            }
         }
     }
 
@@ -399,7 +439,7 @@ impl Shared {
         let (segment, changes) = {
             let mut journal = self.journal();
             journal.catch_up()?;
-            journal.forget_removed()?;
+            journal.forget_removed();
             let Some(segment) = journal.oldest_closed() else { return Ok(false) };
             let changes = journal.pending_of(&segment);
             (segment, changes)
@@ -414,8 +454,8 @@ impl Shared {
             }
         }
         self.io.sync_all(&self.folder).map_err(|error| failed("sync", &self.folder, error))?;
-        self.journal().applied(&segment, &changes);
         self.io.remove(segment.path()).map_err(|error| failed("remove", segment.path(), error))?;
+        self.journal().applied(&segment, &changes);
         Ok(true)
     }
 }

@@ -27,6 +27,13 @@ impl Cache {
         Self { young: HashMap::new(), old: HashMap::new(), bytes: 0, limit: limit / 2 }
     }
 
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+        self.bytes = 0;
+    }
+
     pub(super) fn get(&mut self, key: &Key) -> Option<Object> {
         if let Some(object) = self.young.get(key) {
             return Some(object.clone());

@@ -17,6 +17,9 @@
 //! to finish it, or died.
 //!
 //! Whoever adds something holds `lock`, and looks first what others added. Whoever reads looks, too.
+//!
+//! **Invariant:** nothing is added to a file before the one before is safe as a whole. So what ends early is the last that
+//! has anything in it; otherwise it is damaged, and what follows is left alone.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
@@ -82,6 +85,10 @@ impl Segment {
         &self.path
     }
 
+    fn length(&self) -> Result<u64, ObjectError> {
+        self.file.metadata().map(|it| it.len()).map_err(|error| failed("read", &self.path, error))
+    }
+
     /// Makes what is in it safe, and its name.
     pub(super) fn sync(&self, io: &Io) -> io::Result<()> {
         io.sync(&self.file, &self.path)
@@ -131,6 +138,8 @@ pub(super) struct Journal {
     pending: BTreeMap<Key, Pending>,
     generation: Arc<AtomicU64>,
     pub(super) cache: Cache,
+    /// How a file could not be made safe; from then on nothing can be believed.
+    sync_failed: Option<io::ErrorKind>,
 }
 
 /// The right to add to the journal.
@@ -152,63 +161,77 @@ impl Journal {
         let folder = folder.join("journal");
         lock.lock().map_err(|error| failed("lock", &path, error))?;
         let _lock = Lock(lock.clone());
-        let mut numbers = numbers(&folder)?;
-        if numbers.is_empty() {
-            create(&folder, &io, 1, 0)?;
-            numbers.push(1);
-        }
-        // One that was being made when the machine crashed may be there without its beginning.
-        let mut segments = VecDeque::new();
-        let mut start = None;
-        for number in &numbers {
-            match open_segment(&folder, *number)? {
-                Some((segment, chain)) => {
-                    start.get_or_insert((*number, chain));
-                    segments.push_back(Arc::new(segment));
-                }
-                None if start.is_none() && numbers.len() == 1 => {
-                    io.remove(&segment_path(&folder, *number)).map_err(|error| failed("remove", &folder, error))?;
-                    let segment = create(&folder, &io, *number, 0)?;
-                    start = Some((*number, 0));
-                    segments.push_back(Arc::new(segment));
-                }
-                // Applied and removed since the folder was listed.
-                None if start.is_none() && !segment_path(&folder, *number).exists() => {}
-                None => break,
+        let path = segment_path(&folder, 1);
+        match numbers(&folder)?.as_slice() {
+            [] => drop(create(&folder, &io, 1, 0)?),
+            // It was being made when the machine crashed.
+            [1] if path.exists() && open_segment(&folder, 1)?.is_none() => {
+                io.remove(&path).map_err(|error| failed("remove", &path, error))?;
+                create(&folder, &io, 1, 0)?;
             }
+            _ => {}
         }
-        let damaged = || ObjectError::Damaged { what: folder.display().to_string() };
-        let (next, chain) = start.ok_or_else(damaged)?;
-        let first = segments.front().cloned().ok_or_else(damaged)?;
-        let later: Vec<_> = segments.split_off(1).into();
+        let (first, chain) = oldest_segment(&folder, 0)?;
+        let first = Arc::new(first);
         let mut journal = Self {
-            folder: folder.clone(),
+            folder,
             io,
             lock,
             most,
-            unsynced: vec![first],
-            segments,
+            unsynced: vec![first.clone()],
             position: FILE_HEADER,
-            filled: 0,
-            next,
+            filled: first.length()?,
+            next: first.first,
+            segments: VecDeque::from([first]),
             chain,
             last_at: Timestamp::MIN,
             pending: BTreeMap::new(),
             generation: Arc::default(),
             cache: Cache::new(cache),
+            sync_failed: None,
         };
-        journal.filled = journal.length()?;
         journal.catch_up()?;
-        // What comes after the end belongs to what was never safe.
-        let last = journal.active().first;
-        for segment in later.iter().filter(|segment| segment.first > last) {
-            journal.io.remove(&segment.path).map_err(|error| failed("remove", &segment.path, error))?;
-        }
-        for number in numbers.iter().filter(|number| **number > last && !later.iter().any(|it| it.first == **number)) {
-            let path = segment_path(&folder, *number);
-            journal.io.remove(&path).map_err(|error| failed("remove", &path, error))?;
-        }
+        journal.remove_unused()?;
         Ok(journal)
+    }
+
+    /// Removes files that were made to go on in, but never were. The caller holds the lock and has caught up.
+    fn remove_unused(&self) -> Result<(), ObjectError> {
+        let active = self.active();
+        for number in numbers(&self.folder)?.into_iter().filter(|number| *number > active.first) {
+            let path = segment_path(&self.folder, number);
+            let file = File::open(&path).map_err(|error| failed("open", &path, error))?;
+            let mut header = [0; HEADER];
+            let used = read_at(&file, &mut header, FILE_HEADER).map_err(|error| failed("read", &path, error))?
+                && header != [0; HEADER];
+            if used {
+                // All of a file is safe before the next one is used, so this is not what a crash leaves.
+                let source = format!(
+                    "it is damaged at byte {}, and changes follow in `{}`: restore it, or move those that follow away \
+                     to go on without them",
+                    self.position,
+                    path.display()
+                );
+                let what = active.path.display().to_string();
+                return Err(ObjectError::Failed { action: "read all of", what, source: source.into() });
+            }
+            self.io.remove(&path).map_err(|error| failed("remove", &path, error))?;
+        }
+        Ok(())
+    }
+
+    /// Begins again with what is in the folder: others went on so far that what comes next is in files already.
+    fn reload(&mut self) -> Result<(), ObjectError> {
+        let (first, chain) = oldest_segment(&self.folder, self.next + 1)?;
+        self.filled = first.length()?;
+        let first = Arc::new(first);
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.cache.clear();
+        self.pending.clear();
+        self.unsynced = vec![first.clone()];
+        (self.position, self.next, self.chain) = (FILE_HEADER, first.first, chain);
+        self.segments = VecDeque::from([first]);
+        Ok(())
     }
 
     /// Waits for the right to add.
@@ -219,11 +242,6 @@ impl Journal {
 
     fn active(&self) -> &Arc<Segment> {
         self.segments.back().expect("there is always one to add to")
-    }
-
-    fn length(&self) -> Result<u64, ObjectError> {
-        let active = self.active();
-        active.file.metadata().map(|it| it.len()).map_err(|error| failed("read", &active.path, error))
     }
 
     /// Returns the number that the next change gets.
@@ -282,18 +300,25 @@ impl Journal {
     fn take_in(&mut self, entry: ReadEntry) -> Result<(), ObjectError> {
         let (key_length, length) = entry.body;
         let offset = self.position + (HEADER + key_length) as u64;
-        self.advance(u64::from(entry.length), entry.crc, entry.at);
         match entry.change {
             Change::Next => {
-                let Some((segment, _)) = open_segment(&self.folder, self.next)? else {
-                    return Err(ObjectError::Damaged {
-                        what: segment_path(&self.folder, self.next).display().to_string(),
-                    });
+                // First the file: until it is open, nothing has changed, and the next call tries again.
+                let number = self.next + 1;
+                let Some((segment, _)) = open_segment(&self.folder, number)? else {
+                    let path = segment_path(&self.folder, number);
+                    if path.exists() {
+                        return Err(ObjectError::Damaged { what: path.display().to_string() });
+                    }
+                    return self.reload();
                 };
-                self.go_on_in(segment)?;
-                self.forget_removed()
+                let filled = segment.length()?;
+                self.advance(u64::from(entry.length), entry.crc, entry.at);
+                self.go_on_in(segment, filled);
+                self.forget_removed();
+                Ok(())
             }
             change => {
+                self.advance(u64::from(entry.length), entry.crc, entry.at);
                 let (lsn, segment) = (self.next - 1, self.active().clone());
                 self.cache.remove(&entry.key);
                 self.pending.insert(entry.key, Pending { lsn, change, segment, offset, length, at: entry.at });
@@ -313,11 +338,9 @@ impl Journal {
         }
     }
 
-    fn go_on_in(&mut self, segment: Segment) -> Result<(), ObjectError> {
+    fn go_on_in(&mut self, segment: Segment, filled: u64) {
         self.segments.push_back(Arc::new(segment));
-        self.position = FILE_HEADER;
-        self.filled = self.length()?;
-        Ok(())
+        (self.position, self.filled) = (FILE_HEADER, filled);
     }
 
     /// Adds a change, and returns its number. The caller holds the lock and has caught up.
@@ -328,6 +351,9 @@ impl Journal {
         let length = entry_length(key.as_str().len(), body.len());
         if self.position + length + entry_length(0, 0) > self.most && self.position > FILE_HEADER {
             self.rotate(at)?;
+        }
+        if self.position == FILE_HEADER {
+            self.sync_previous()?;
         }
         let offset = self.position + (HEADER + key.as_str().len()) as u64;
         let lsn = self.write(key.as_str(), change, &body, at)?;
@@ -391,12 +417,22 @@ impl Journal {
         header[16..24].copy_from_slice(&at.as_millisecond().to_le_bytes());
         header[24] = Change::Next.code();
         let chain = checksum(self.chain, &header, &[&[]]);
-        let path = segment_path(&self.folder, number);
-        // What somebody who died began.
-        self.io.remove(&path).map_err(|error| failed("remove", &path, error))?;
+        // What somebody began who died, or had no space.
+        self.remove_unused()?;
         let segment = create(&self.folder, &self.io, number, chain)?;
         self.write("", Change::Next, &[], at)?;
-        self.go_on_in(segment)
+        self.go_on_in(segment, FILE_HEADER);
+        Ok(())
+    }
+
+    /// Makes the file before the active one safe.
+    fn sync_previous(&mut self) -> Result<(), ObjectError> {
+        // One that is applied is safe.
+        let Some(previous) = self.segments.iter().rev().nth(1).cloned() else { return Ok(()) };
+        previous.sync(&self.io).map_err(|error| {
+            self.sync_failed = Some(error.kind());
+            failed("sync", &previous.path, error)
+        })
     }
 
     /// Returns the latest change of a key that is not in a file.
@@ -437,8 +473,8 @@ impl Journal {
     }
 
     /// Returns the files in which something may not be safe, oldest first.
-    pub(super) fn unsynced(&self) -> Vec<Arc<Segment>> {
-        self.unsynced.clone()
+    pub(super) fn unsynced(&self) -> io::Result<Vec<Arc<Segment>>> {
+        self.sync_failed.map_or_else(|| Ok(self.unsynced.clone()), |kind| Err(kind.into()))
     }
 
     /// Notes that files were synced, as they were when [`Self::unsynced`] returned them.
@@ -451,6 +487,11 @@ impl Journal {
     /// Tells whether there are files to which nothing is added any more.
     pub(super) fn has_closed(&self) -> bool {
         self.segments.len() > 1
+    }
+
+    /// Tells of how many files the journal is.
+    pub(super) fn files(&self) -> usize {
+        self.segments.len()
     }
 
     /// Returns the oldest file to which nothing is added any more.
@@ -477,7 +518,7 @@ impl Journal {
     }
 
     /// Forgets what is in files that another process has applied.
-    pub(super) fn forget_removed(&mut self) -> Result<(), ObjectError> {
+    pub(super) fn forget_removed(&mut self) {
         while self.has_closed() {
             let Some(oldest) = self.segments.front().cloned() else { break };
             if oldest.path.exists() {
@@ -486,7 +527,6 @@ impl Journal {
             let changes = self.pending_of(&oldest);
             self.applied(&oldest, &changes);
         }
-        Ok(())
     }
 }
 
@@ -556,6 +596,22 @@ fn create(folder: &Path, io: &Io, first: u64, chain: u32) -> Result<Segment, Obj
     io.sync(&file, &path).map_err(error)?;
     io.sync_folder(folder).map_err(error)?;
     Ok(Segment { first, file, path })
+}
+
+/// Opens the oldest file of the journal that begins with a change or a later one: all before are in files of their own.
+fn oldest_segment(folder: &Path, from: u64) -> Result<(Segment, u32), ObjectError> {
+    loop {
+        let damaged = |path: &Path| ObjectError::Damaged { what: path.display().to_string() };
+        let oldest = numbers(folder)?.into_iter().find(|number| *number >= from).ok_or_else(|| damaged(folder))?;
+        if let Some(opened) = open_segment(folder, oldest)? {
+            return Ok(opened);
+        }
+        let path = segment_path(folder, oldest);
+        if path.exists() {
+            return Err(damaged(&path));
+        }
+        // It was applied and removed since the folder was listed.
+    }
 }
 
 /// Opens a file of the journal, and returns the checksum that its first entry begins with; `None` when it has no whole

@@ -65,4 +65,146 @@ fn what_was_written_is_there_when_it_is_opened_again() {
     }
 }
 
+fn tag(number: usize) -> Key {
+    crate::storage::keys::tags(&"a".parse().expect("a name")).key(&format!("{number:03}"))
+}
+
+/// Writes so much that the journal goes on in other files several times.
+fn fill(disk: &Disk, numbers: std::ops::Range<usize>) -> Result<(), ObjectError> {
+    runtime().block_on(async {
+        for number in numbers {
+            let body = Bytes::from(format!("{number:0700}"));
+            assert!(matches!(disk.put(&tag(number), body, Condition::Always).await?, Put::Done(_)));
+        }
+        Ok(())
+    })
+}
+
+fn get(disk: &Disk, number: usize) -> Result<Option<Bytes>, ObjectError> {
+    Ok(runtime().block_on(disk.get(&tag(number)))?.map(|object| object.bytes))
+}
+
+fn assert_filled(disk: &Disk, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        assert_eq!(get(disk, number).expect("read"), Some(Bytes::from(format!("{number:0700}"))));
+    }
+}
+
+fn parts(folder: &Path) -> Vec<PathBuf> {
+    let listed = std::fs::read_dir(folder.join("journal")).expect("listed");
+    let mut parts: Vec<_> = listed.map(|entry| entry.expect("listed").path()).collect();
+    parts.sort();
+    parts
+}
+
+/// Keeps everybody from moving parts of the journal to files.
+fn hold_applying(folder: &Path) -> File {
+    let path = folder.join("apply");
+    let lock = File::options().create(true).truncate(false).write(true).open(path).expect("opened");
+    lock.lock().expect("locked");
+    lock
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let started = std::time::Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(60), "waited too long: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn who_was_silent_while_parts_came_and_went_goes_on_with_the_others() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let one = Disk::open(folder.path(), short()).expect("opened");
+    let silent = Disk::open(folder.path(), short()).expect("opened");
+    fill(&silent, 0..3).expect("written");
+    let first = parts(folder.path());
+    fill(&one, 1..40).expect("written");
+    wait_for("all but the last part is applied", || parts(folder.path()).len() == 1);
+    assert_ne!(parts(folder.path()), first);
+    assert_filled(&silent, 0..40);
+    fill(&silent, 40..60).expect("written");
+    assert_filled(&one, 0..60);
+    fill(&one, 60..62).expect("written");
+    drop((one, silent));
+    assert_filled(&Disk::open(folder.path(), short()).expect("opened"), 0..62);
+}
+
+#[test]
+fn a_part_that_cannot_be_opened_now_is_not_passed_over() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let _held = hold_applying(folder.path());
+    let one = Disk::open(folder.path(), short()).expect("opened");
+    let silent = Disk::open(folder.path(), short()).expect("opened");
+    fill(&one, 0..20).expect("written");
+    let (second, aside) = (parts(folder.path())[1].clone(), folder.path().join("aside"));
+    std::fs::rename(&second, &aside).expect("renamed");
+    std::fs::create_dir(&second).expect("made");
+    for _ in 0..2 {
+        assert!(get(&silent, 19).is_err());
+        assert!(fill(&silent, 0..1).is_err());
+        // Who waits for what was seen is not kept waiting by what was not.
+        silent.shared.sync_now().expect("synced");
+    }
+    std::fs::remove_dir(&second).expect("removed");
+    std::fs::rename(&aside, &second).expect("renamed");
+    fill(&silent, 20..30).expect("written");
+    assert_filled(&silent, 0..30);
+    assert_filled(&one, 0..30);
+}
+
+#[test]
+fn damage_before_the_last_part_is_told_and_nothing_is_removed() {
+    use std::os::unix::fs::FileExt as _;
+    let folder = tempfile::tempdir().expect("tempdir");
+    let _held = hold_applying(folder.path());
+    let disk = Disk::open(folder.path(), short()).expect("opened");
+    fill(&disk, 0..20).expect("written");
+    drop(disk);
+    let before = parts(folder.path());
+    let file = File::options().write(true).open(&before[1]).expect("opened");
+    file.write_all_at(b"?", 1000).expect("written");
+    let error = Disk::open(folder.path(), short()).expect_err("refused");
+    let said = format!("{error} {}", std::error::Error::source(&error).expect("a reason"));
+    assert!(said.contains(before[1].to_str().expect("text")) && said.contains("damaged at byte"), "{said}");
+    assert_eq!(parts(folder.path()), before);
+    // What follows is moved away, as it says: what comes before the damage is there.
+    before[2..].iter().for_each(|part| std::fs::remove_file(part).expect("removed"));
+    assert_filled(&Disk::open(folder.path(), short()).expect("opened"), 0..6);
+}
+
+#[test]
+fn a_part_that_was_begun_and_not_used_is_removed() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let disk = Disk::open(folder.path(), short()).expect("opened");
+    let unused = folder.path().join("journal/00000000000000000003");
+    File::create(&unused).expect("made");
+    fill(&disk, 0..20).expect("written");
+    assert!(!unused.exists());
+    let unused = folder.path().join("journal/00000000000000009999");
+    File::create(&unused).expect("made");
+    drop(disk);
+    assert_filled(&Disk::open(folder.path(), short()).expect("opened"), 0..20);
+    assert!(!unused.exists());
+}
+
+#[test]
+fn a_journal_that_cannot_be_emptied_is_told_and_does_not_grow_for_ever() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let disk = Disk::open(folder.path(), short()).expect("opened");
+    let objects = folder.path().join("objects");
+    std::fs::remove_dir(&objects).expect("removed");
+    File::create(&objects).expect("made");
+    let error = fill(&disk, 0..500).expect_err("refused");
+    assert!(error.to_string().contains("empty the journal"), "{error}");
+    assert!(parts(folder.path()).len() <= MOST_WAITING + 1);
+    assert_filled(&disk, 0..20);
+    std::fs::remove_file(&objects).expect("removed");
+    std::fs::create_dir(&objects).expect("made");
+    wait_for("it is tried again", || fill(&disk, 500..501).is_ok());
+    wait_for("all but the last part is applied", || parts(folder.path()).len() == 1);
+    assert_filled(&disk, 0..20);
+}
+
 mod power_cut;
