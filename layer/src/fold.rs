@@ -10,13 +10,19 @@
 //!
 //! At every moment the top shows, on top of the same folders, what it showed before. So a fold that fails half way does no
 //! harm, as long as the folders stay stacked.
+//!
+//! A container sees how many links a file has, and the links of its image are none of its business. Hardly any program asks,
+//! and what it writes to is a copy with one link, so copying all small files would not be worth its time. But cron runs no
+//! table that has a second name, since that may be somebody else's file. So what is named `cron…`, or lies in such a folder,
+//! is copied.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use crate::beneath::{self, Opaque};
@@ -25,7 +31,7 @@ use crate::beneath::{self, Opaque};
 const DEEPEST: usize = 128;
 
 /// Makes `top` show by itself, on top of whatever lies further down, what it shows on top of the folders `below` it, topmost
-/// first. Files become hard links, so that all must be on one file system, and nobody may write to any of them.
+/// first. Files become hard links, but for those of cron, so that all must be on one file system, and nobody may write to any of them.
 ///
 /// # Errors
 ///
@@ -35,29 +41,37 @@ pub fn fold(top: &Path, below: &[PathBuf]) -> io::Result<()> {
     let below = below.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
     let top = open(top)?;
     // What the root hides, nothing shows anyway.
-    folder(&top, below, DEEPEST).map(drop)
+    folder(&top, below, DEEPEST, false)
 }
 
 /// Counts the files in a folder, of which there may be millions; `None` when there are more than `most`.
 pub fn count(folder: &Path, most: usize) -> io::Result<Option<usize>> {
-    let mut count = 0;
-    let mut waiting = vec![rustix::fs::open(folder, beneath::folder_flags(), Mode::empty())?];
-    while let Some(folder) = waiting.pop() {
-        for entry in Dir::read_from(&folder)? {
-            let entry = entry?;
-            if [c".", c".."].contains(&entry.file_name()) {
-                continue;
-            }
-            count += 1;
-            if count > most || waiting.len() > DEEPEST {
-                return Ok(None);
-            }
-            if entry.file_type() == FileType::Directory {
-                waiting.push(open(folder.as_fd(), entry.file_name().to_bytes())?);
-            }
+    let mut left = most;
+    let folder = rustix::fs::open(folder, beneath::folder_flags(), Mode::empty())?;
+    Ok(count_in(&folder, &mut left, DEEPEST)?.then(|| most - left))
+}
+
+/// Takes what is in a folder off `left`; says whether that was enough, and no folder lies too deep.
+fn count_in(folder: &OwnedFd, left: &mut usize, deepest: usize) -> io::Result<bool> {
+    if deepest == 0 {
+        return Ok(false);
+    }
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        if [c".", c".."].contains(&entry.file_name()) {
+            continue;
+        }
+        if *left == 0 {
+            return Ok(false);
+        }
+        *left -= 1;
+        if entry.file_type() == FileType::Directory
+            && !count_in(&open(folder.as_fd(), entry.file_name().to_bytes())?, left, deepest - 1)?
+        {
+            return Ok(false);
         }
     }
-    Ok(Some(count))
+    Ok(true)
 }
 
 /// A name of the folder that takes in others.
@@ -74,12 +88,18 @@ enum Known {
     },
 }
 
-/// Takes in the folders that show through one, topmost first.
-fn folder(top: &OwnedFd, below: Vec<OwnedFd>, deepest: usize) -> io::Result<()> {
+/// Takes in the folders that show through one, topmost first. Its time stays, whatever comes of it.
+fn folder(top: &OwnedFd, below: Vec<OwnedFd>, deepest: usize, cron: bool) -> io::Result<()> {
     if deepest == 0 {
         return Err(io::Error::other("the folders lie too deep"));
     }
     let before = rustix::fs::fstat(top)?;
+    let taken = take_in(top, below, deepest, cron);
+    let restored = give_times(top, &before);
+    taken.and(restored)
+}
+
+fn take_in(top: &OwnedFd, below: Vec<OwnedFd>, deepest: usize, cron: bool) -> io::Result<()> {
     let mut known = BTreeMap::new();
     for name in beneath::names_in(top.as_fd())? {
         let here = match is_folder(&look(top, &name)?) {
@@ -90,7 +110,8 @@ fn folder(top: &OwnedFd, below: Vec<OwnedFd>, deepest: usize) -> io::Result<()> 
     }
     for lower in below {
         for name in beneath::names_in(lower.as_fd())? {
-            let is_folder = is_folder(&look(&lower, &name)?);
+            let stat = look(&lower, &name)?;
+            let is_folder = is_folder(&stat);
             match known.get_mut(&name) {
                 None if is_folder => {
                     let source = open(lower.as_fd(), &name)?;
@@ -99,7 +120,11 @@ fn folder(top: &OwnedFd, below: Vec<OwnedFd>, deepest: usize) -> io::Result<()> 
                     known.insert(name, Known::Folder { below: vec![source], open: !cut, cut });
                 }
                 None => {
-                    rustix::fs::linkat(&lower, &name, top, &name, AtFlags::empty())?;
+                    if (cron || is_of_cron(&name)) && beneath::kind_bits(&stat) == beneath::FILE {
+                        copy(&lower, &name, top)?;
+                    } else {
+                        rustix::fs::linkat(&lower, &name, top, &name, AtFlags::empty())?;
+                    }
                     known.insert(name, Known::Leaf);
                 }
                 Some(Known::Folder { below, open: is_open @ true, cut }) => {
@@ -122,13 +147,18 @@ fn folder(top: &OwnedFd, below: Vec<OwnedFd>, deepest: usize) -> io::Result<()> 
             continue;
         }
         let inner = open(top.as_fd(), &name)?;
-        folder(&inner, below, deepest - 1)?;
+        folder(&inner, below, deepest - 1, cron || is_of_cron(&name))?;
         if cut {
             // Not before all that shows through is in it.
             hide(&inner)?;
         }
     }
-    give_times(top, &before)
+    Ok(())
+}
+
+/// `/etc/crontab`, `/etc/cron.d`, `/var/spool/cron`…
+fn is_of_cron(name: &[u8]) -> bool {
+    name.starts_with(b"cron")
 }
 
 fn look(folder: &OwnedFd, name: &[u8]) -> Result<Stat, Errno> {
@@ -164,18 +194,41 @@ fn hide(folder: &OwnedFd) -> io::Result<()> {
 /// Makes an empty folder that looks like another one.
 fn make_like(parent: &OwnedFd, name: &[u8], model: &OwnedFd) -> io::Result<()> {
     rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
-    let (made, stat) = (open(parent.as_fd(), name)?, rustix::fs::fstat(model)?);
+    let done = open(parent.as_fd(), name).map_err(io::Error::from).and_then(|made| look_like(&made, model));
+    // Half of its looks would show.
+    done.inspect_err(|_| {
+        let _ = rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR);
+    })
+}
+
+/// Makes a copy of a file with a link of its own; where the file system can, the bytes are shared.
+fn copy(from: &OwnedFd, name: &[u8], to: &OwnedFd) -> io::Result<()> {
+    let model = rustix::fs::openat(from, name, beneath::file_flags(), Mode::empty())?;
+    let new = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let made = rustix::fs::openat(to, name, new, Mode::RUSR | Mode::WUSR)?;
+    let (mut model, mut made) = (File::from(model), File::from(made));
+    let copied = io::copy(&mut model, &mut made);
+    let done = copied.and_then(|_| look_like(&made.into(), &model.into()));
+    // Half of it would hide the whole one.
+    done.inspect_err(|_| {
+        let _ = rustix::fs::unlinkat(to, name, AtFlags::empty());
+    })
+}
+
+/// Gives a new file or folder the owner, mode, attributes and time of another.
+fn look_like(made: &OwnedFd, model: &OwnedFd) -> io::Result<()> {
+    let stat = rustix::fs::fstat(model)?;
     if rustix::process::geteuid().is_root() {
-        rustix::fs::fchown(&made, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+        rustix::fs::fchown(made, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     }
-    rustix::fs::fchmod(&made, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    rustix::fs::fchmod(made, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     for (name, value) in beneath::all_xattrs(model.as_fd())? {
         beneath::set_xattr(made.as_fd(), &name, &value)?;
     }
-    give_times(&made, &stat)
+    give_times(made, &stat)
 }
 
-/// Gives a folder the time of change that `stat` says.
+/// Gives a file or folder the time of change that `stat` says.
 fn give_times(folder: &OwnedFd, stat: &Stat) -> io::Result<()> {
     let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
     let last_modification = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or(0) };
@@ -295,10 +348,65 @@ mod tests {
     }
 
     #[test]
+    fn what_cron_reads_has_one_link() {
+        if !crate::testing::is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().expect("tempdir");
+        let (top, below) = (folder.path().join("top"), folder.path().join("below"));
+        layer(&top, "d etc/cron.d");
+        layer(&below, "f etc/cron.d/job text\nf etc/crontab all\nf var/spool/cron/tabs/me mine\nf etc/other x");
+        let job = below.join("etc/cron.d/job");
+        fs::set_permissions(&job, fs::Permissions::from_mode(0o640)).expect("set");
+        std::os::unix::fs::chown(&job, Some(5), Some(6)).expect("given");
+        fold(&top, std::slice::from_ref(&below)).expect("folded");
+        for (path, links) in
+            [("etc/cron.d/job", 1), ("etc/crontab", 1), ("var/spool/cron/tabs/me", 1), ("etc/other", 2)]
+        {
+            let (one, other) =
+                (fs::metadata(top.join(path)).expect("there"), fs::metadata(below.join(path)).expect("there"));
+            assert_eq!(one.nlink(), links, "{path}");
+            assert_eq!(
+                (one.mode(), one.uid(), one.gid(), one.mtime_nsec()),
+                (other.mode(), other.uid(), other.gid(), other.mtime_nsec())
+            );
+            assert_eq!(fs::read(top.join(path)).expect("read"), fs::read(below.join(path)).expect("read"));
+        }
+    }
+
+    #[test]
+    fn a_fold_that_fails_leaves_the_times_of_folders() {
+        if !crate::testing::is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().expect("tempdir");
+        let (top, below) = (folder.path().join("top"), folder.path().join("below"));
+        layer(&top, "d own");
+        layer(&below, "f own/a text\nd own/z");
+        // Such a folder cannot be taken in.
+        let bad = rustix::fs::open(below.join("own/z"), beneath::folder_flags(), Mode::empty()).expect("open");
+        beneath::set_xattr(bad.as_fd(), b"trusted.overlay.opaque", b"x").expect("set");
+        let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_234_567);
+        for path in [&top.join("own"), &top] {
+            fs::File::open(path).expect("open").set_modified(old).expect("set");
+        }
+        fold(&top, std::slice::from_ref(&below)).expect_err("attributes");
+        for path in [&top.join("own"), &top] {
+            assert_eq!(fs::metadata(path).expect("there").modified().expect("a time"), old);
+        }
+    }
+
+    #[test]
     fn files_are_counted_up_to_a_bound() {
         let folder = tempfile::tempdir().expect("tempdir");
         fs::create_dir_all(folder.path().join("a/b/c")).expect("made");
         assert_eq!(count(folder.path(), 3).expect("counted"), Some(3));
         assert_eq!(count(folder.path(), 2).expect("counted"), None);
+        for number in 0..2 * DEEPEST {
+            fs::create_dir(folder.path().join(number.to_string())).expect("made");
+        }
+        assert_eq!(count(folder.path(), 1000).expect("counted"), Some(3 + 2 * DEEPEST), "many are not deep");
+        fs::create_dir_all(folder.path().join("d/".repeat(DEEPEST))).expect("made");
+        assert_eq!(count(folder.path(), 1000).expect("counted"), None);
     }
 }
