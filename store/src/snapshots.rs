@@ -248,7 +248,10 @@ impl Snapshots {
             }
         }
         let meta = Meta { chain: chain.clone(), layers, parent: below, hollow, boot_id: boot_id().to_owned() };
-        place(&self.home, folder, &meta)?;
+        if !place(&self.home, folder, &meta)? {
+            // What another put there may have taken in other folders than this one.
+            return self.get(&chain)?.ok_or_else(|| self.gone(&chain));
+        }
         let own = (!hollow).then(|| self.files(&chain));
         Ok(Snapshot { chain: Some(chain), dirs: own.into_iter().chain(dirs.iter().cloned()).collect() })
     }
@@ -331,8 +334,8 @@ fn take_in(files: &Path, below: &[PathBuf]) -> Result<usize, SnapshotError> {
     }
 }
 
-/// Moves the folder of a snapshot to its place, unless another process was faster.
-fn place(home: &Home, folder: &Path, meta_here: &Meta) -> Result<(), FileError> {
+/// Moves the folder of a snapshot to its place, unless another process was faster; says whether it did.
+fn place(home: &Home, folder: &Path, meta_here: &Meta) -> Result<bool, FileError> {
     let chain = &meta_here.chain;
     home.pin(&chain.0)?;
     let place = home.layout().snapshot(chain);
@@ -341,12 +344,13 @@ fn place(home: &Home, folder: &Path, meta_here: &Meta) -> Result<(), FileError> 
     // Nobody sees it before the folder is in its place.
     fs::File::create(&path).and_then(|mut file| io::Write::write_all(&mut file, &bytes)).during("write", &path)?;
     if fs::rename(folder, &place).is_ok() {
-        return Ok(());
+        return Ok(true);
     }
     // Something is in its place. Under the lock, so that nobody takes away what another has just put there.
     let replacing = home.hold("snapshots")?;
+    let give_up = || remove_tree(folder).during("remove", folder).map(|()| false);
     if meta(home, chain)?.is_some() {
-        return remove_tree(folder).during("remove", folder);
+        return give_up();
     }
     let stale = home.put_aside(&place)?;
     let placed = fs::rename(folder, &place).during("create", &place);
@@ -356,8 +360,8 @@ fn place(home: &Home, folder: &Path, meta_here: &Meta) -> Result<(), FileError> 
     }
     match placed {
         // For a moment the place was free, and another took it without needing the lock.
-        Err(_) if meta(home, chain)?.is_some() => remove_tree(folder).during("remove", folder),
-        other => other,
+        Err(_) if meta(home, chain)?.is_some() => give_up(),
+        placed => placed.map(|()| true),
     }
 }
 

@@ -148,6 +148,30 @@ fn of_two_equal_snapshots_the_first_stays() {
 }
 
 #[test]
+fn whoever_is_slower_gets_the_stack_of_the_faster() {
+    let (_folder, store) = store();
+    let snapshots = store.snapshots();
+    let mut base = Snapshot::empty();
+    for number in 0..ENOUGH {
+        let active = snapshots.begin(&base).expect("begun");
+        atomic_file::write(&active.upper().join("a"), b"one").expect("written");
+        base = active.commit(&diff_id(&format!("{number}")), false).expect("committed");
+    }
+    // Neither sees the other in its place before it has taken in what it likes.
+    let put = |files: usize| {
+        let active = snapshots.begin(&base).expect("begun");
+        for number in 0..files {
+            atomic_file::write(&active.upper().join(format!("{number}")), b"one").expect("written");
+        }
+        fs::rename(active.upper(), active.folder.join("fs")).expect("moved");
+        snapshots.put(&active.folder, &base, &diff_id("top"), false).expect("put")
+    };
+    let first = put(0);
+    assert_eq!(first.dirs.len(), ENOUGH + 1, "it takes in nothing");
+    assert_eq!(put(100), first);
+}
+
+#[test]
 fn a_snapshot_of_another_boot_or_a_damaged_one_counts_as_none() {
     let (_folder, store) = store();
     let snapshots = store.snapshots();
