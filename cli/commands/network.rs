@@ -290,7 +290,7 @@ fn connect(args: ConnectArgs, session: &Session) -> anyhow::Result<ExitCode> {
     let ConnectArgs { network, container, alias, ip, ip6 } = args;
     let endpoint = Endpoint { network, aliases: alias, ipv4: ip, ipv6: ip6, ..Endpoint::default() };
     let engine = session.engine()?;
-    session.wait(Threads::One, network::connect(&engine, container, endpoint))?;
+    session.wait(Threads::One, network::connect(&engine, container, endpoint, clock::now()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
+use jiff::Timestamp;
 use oci::Digest;
 use runtime::etc_files;
 use runtime::network::{self, Network, NetworkError, Place, PortMapping, Wishes};
@@ -80,18 +81,18 @@ pub struct Prepared {
 /// # Errors
 ///
 /// When one cannot be had.
-pub fn prepare(record: &Record, all: &Containers) -> Result<Prepared, PrepareError> {
+pub fn prepare(record: &Record, all: &Containers, now: Timestamp) -> Result<Prepared, PrepareError> {
     let ready = |network| Prepared { network, resolves: false, other: None };
     match NetworkMode::of(&record.host_config.network_mode) {
         NetworkMode::None => Ok(ready(Network::none())),
         NetworkMode::Host => Ok(ready(Network::host())),
         NetworkMode::Container(text) => {
             let other = all.find(text)?;
-            let state = other.peek()?;
+            let state = other.state(now)?;
             let running = matches!(state.status, Status::Running | Status::Paused);
-            let process = state.process.filter(|_| running);
-            let process = process.ok_or_else(|| PrepareError::NotRunning { id: other.id().to_owned() })?;
-            Ok(Prepared { network: Network::of_process(process.pid)?, resolves: false, other: Some(other) })
+            let namespace = state.process.filter(|_| running).and_then(|process| process.look(network::namespace_of));
+            let namespace = namespace.ok_or_else(|| PrepareError::NotRunning { id: other.id().to_owned() })??;
+            Ok(Prepared { network: Network::of_namespace(namespace), resolves: false, other: Some(other) })
         }
         NetworkMode::Networks => {
             let endpoints = endpoints(record);

@@ -24,6 +24,14 @@ impl Process {
         (start_time(self.pid)? == self.start).then_some(handle)
     }
 
+    /// Looks at the process by its number; none when that was not surely this process.
+    pub fn look<T>(&self, look: impl FnOnce(u32) -> T) -> Option<T> {
+        let _handle = self.open()?;
+        let seen = look(self.pid);
+        // Only now is it sure whose number that was.
+        self.open().map(|_| seen)
+    }
+
     /// Sends a signal, if the process still lives; says whether it did.
     ///
     /// # Errors

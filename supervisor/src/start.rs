@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use layer::{Tree, TreeError};
 use oci::users::{UserError, Users};
 use oci_spec::runtime::{LinuxDeviceBuilder, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec};
@@ -79,7 +80,12 @@ pub struct Started {
 /// # Errors
 ///
 /// When it does not come to run; then nothing is left.
-pub fn start(container: &Container, lower: &[PathBuf], size: Option<Size>) -> Result<Started, StartContainerError> {
+pub fn start(
+    container: &Container,
+    lower: &[PathBuf],
+    size: Option<Size>,
+    now: Timestamp,
+) -> Result<Started, StartContainerError> {
     let record = &container.record;
     let dirs = [container.upper()].into_iter().chain(lower.iter().cloned()).collect();
     let tree = Tree::of_layers(dirs)?;
@@ -89,7 +95,7 @@ pub fn start(container: &Container, lower: &[PathBuf], size: Option<Size>) -> Re
         let mark = container.work().join("work/incompat");
         layer::remove_tree(&mark).map_err(|source| StartContainerError::Write { path: mark, source })?;
     }
-    let mut prepared = network::prepare(record, &container.all())?;
+    let mut prepared = network::prepare(record, &container.all(), now)?;
     let mut state = record::State::default();
     network::note(record, &prepared.network, &container.all(), &mut state);
     network::publish(record, &mut prepared.network, &mut state)?;

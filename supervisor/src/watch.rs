@@ -201,7 +201,7 @@ impl Watch {
     /// Starts the program; `asked` unless it is the restart policy's wish.
     fn start(&mut self, asked: bool) -> Result<Report, StartContainerError> {
         let start::Started { container, service, state: place } =
-            start::start(&self.container, &self.lower, self.size)?;
+            start::start(&self.container, &self.lower, self.size, (self.now)())?;
         let streams = Streams::of(container)
             .map_err(|source| StartContainerError::Write { path: "the container's streams".into(), source })?;
         let (container, streams) = streams;

@@ -165,7 +165,12 @@ pub async fn inspect(engine: &Engine, name: String) -> Result<InspectedNetwork, 
 /// # Errors
 ///
 /// When it has one there already, cannot have one, or an address is taken.
-pub async fn connect(engine: &Engine, container: String, endpoint: Endpoint) -> Result<(), NetworkError> {
+pub async fn connect(
+    engine: &Engine,
+    container: String,
+    endpoint: Endpoint,
+    now: Timestamp,
+) -> Result<(), NetworkError> {
     let layout = engine.store().layout().clone();
     store::blocking::run(move || {
         let networks = Networks::new(&layout);
@@ -174,10 +179,12 @@ pub async fn connect(engine: &Engine, container: String, endpoint: Endpoint) -> 
         refuse(&container, &network)?;
         let endpoint = Endpoint { network: network.name.clone(), ..endpoint };
         let place = supervisor::network::place(&container.record, &endpoint, &networks)?;
-        let state = container.peek()?;
-        let attached = match state.process.filter(|_| state.status.is_alive()) {
-            Some(process) => {
-                let attached = runtime::network::connect(Path::new(NETWORK_STATE), process.pid, &place)?;
+        let state = container.state(now)?;
+        // One that is ending gets its place when it starts again.
+        let namespace = state.process.and_then(|process| process.look(runtime::network::namespace_of));
+        let attached = match namespace.transpose()? {
+            Some(namespace) => {
+                let attached = runtime::network::connect(Path::new(NETWORK_STATE), &namespace, &place)?;
                 Some(supervisor::network::describe(&container.record, Some(&network), &attached))
             }
             None => None,

@@ -145,9 +145,9 @@ impl Network {
         Network::of(Kind::Host)
     }
 
-    /// That of another container, whose first process is given.
-    pub fn of_process(pid: u32) -> Result<Network, NetworkError> {
-        Ok(Network::of(Kind::Joined(namespace_of(pid)?)))
+    /// That of another container, whose [namespace](namespace_of) is given.
+    pub fn of_namespace(namespace: OwnedFd) -> Network {
+        Network::of(Kind::Joined(namespace))
     }
 
     /// Whether the container shares the network of this machine.
@@ -406,14 +406,13 @@ fn take(state: &Path, Place { network, wishes }: &Place) -> Result<Joined, Netwo
     Joined::take(bridge, wishes)
 }
 
-/// Gives a running container, whose first process is given, a place on a further network.
+/// Gives a running container, whose [namespace](namespace_of) is given, a place on a further network.
 ///
 /// The place lasts as long as the container's namespace, or until [`disconnect`].
-pub fn connect(state: &Path, pid: u32, place: &Place) -> Result<Attached, NetworkError> {
-    let namespace = namespace_of(pid)?;
+pub fn connect(state: &Path, namespace: &OwnedFd, place: &Place) -> Result<Attached, NetworkError> {
     let joined = take(state, place)?;
     let outside = route_socket()?;
-    let attachment = namespace::inside(&namespace, || {
+    let attachment = namespace::inside(namespace, || {
         let inside = route_socket()?;
         let is_free = |name: &String| links::index_in(&inside, name).is_err();
         let inner = (0..).map(|number| format!("eth{number}")).find(is_free).expect("numbers do not end");
@@ -481,7 +480,8 @@ fn folder_of(state: &Path, bridge: &str) -> PathBuf {
     if bridge == links::BRIDGE { state.to_owned() } else { state.join(bridge) }
 }
 
-fn namespace_of(pid: u32) -> Result<OwnedFd, NetworkError> {
+/// Opens the network namespace of a process. The caller makes sure that the number is still that of the process it means.
+pub fn namespace_of(pid: u32) -> Result<OwnedFd, NetworkError> {
     use rustix::fs::{Mode, OFlags};
     rustix::fs::open(format!("/proc/{pid}/ns/net"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| failed("open the network of a container")(error.into()))

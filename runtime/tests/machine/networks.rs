@@ -336,7 +336,8 @@ fn a_running_container_is_connected_and_disconnected() {
     }
     let (root, one, two) = (Root::new(), TestNetwork::new(), TestNetwork::new());
     let server = server(&root, "moved\n", one.join("web", &[]));
-    let attached = network::connect(two.state(), server.pid(), &two.place("web", &[])).unwrap();
+    let attached =
+        network::connect(two.state(), &network::namespace_of(server.pid()).unwrap(), &two.place("web", &[])).unwrap();
     let names = |network: &TestNetwork| -> Vec<String> {
         network::neighbors(network.state(), &network.definition.bridge).into_iter().map(|one| one.container).collect()
     };
@@ -356,7 +357,7 @@ fn a_container_joins_the_network_of_another() {
     }
     let (root, one) = (Root::new(), TestNetwork::new());
     let server = server(&root, "shared\n", one.join("web", &[]));
-    let network = Network::of_process(server.pid()).unwrap();
+    let network = Network::of_namespace(network::namespace_of(server.pid()).unwrap());
     let script = get("127.0.0.1", 80);
     assert_eq!(run(&root, &script, network).stdout, "shared\n");
     stop(server);
