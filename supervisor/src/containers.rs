@@ -27,6 +27,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use runtime::CgroupFolders;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use serde::de::DeserializeOwned;
 use store::{FileError, Layout};
@@ -355,8 +357,7 @@ impl Container {
     /// Ends what is left of a container whose watcher is dead.
     fn bury(&self, state: &State, now: Timestamp) -> Result<State, ContainerError> {
         if let Some(process) = &state.process {
-            // The kernel has killed it with its watcher, unless it was frozen.
-            let _: io::Result<bool> = process.signal(libc::SIGKILL);
+            kill(process);
         }
         crate::network::sweep();
         let buried = self.change(|state| {
@@ -550,6 +551,23 @@ pub(crate) fn lock(path: &Path) -> Result<File, ContainerError> {
     let locked = rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive));
     locked.map_err(|error| failed("lock", path)(error.into()))?;
     Ok(file)
+}
+
+/// How long a killed process may take to die.
+const DYING: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
+/// Ends a process that the kernel has killed with its watcher, unless it was frozen, and waits some time for its death.
+fn kill(process: &Process) {
+    let Some(handle) = process.open() else { return };
+    let cgroup = process.look(CgroupFolders::of_process).and_then(Result::ok);
+    // What cannot be killed is nobody's to mend here, and is seen by who looks for processes.
+    let _: io::Result<bool> = process.signal(libc::SIGKILL);
+    if let Some(cgroup) = cgroup.filter(CgroupFolders::is_frozen) {
+        // With cgroups v1 what is frozen does not even die.
+        let _: io::Result<()> = cgroup.freeze(false);
+    }
+    let mut one = [PollFd::new(&handle, PollFlags::IN)];
+    let _: rustix::io::Result<usize> = poll(&mut one, Some(&DYING));
 }
 
 pub(crate) fn ignore_missing(done: io::Result<()>) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::io;
 
 use jiff::Timestamp;
 use supervisor::client::SupervisorError;
-use supervisor::{Container, ContainerError, Status};
+use supervisor::{Container, ContainerError};
 
 use crate::Engine;
 use crate::signals::SignalError;
@@ -57,7 +57,7 @@ fn kill_container(container: &Container, signal: &str, name: &str, now: fn() -> 
         Some(_) => return Err(not_running()),
         None => supervisor::client::look(container)?,
     }
-    if state.status == Status::Paused && signal == signals::KILL {
+    if signal == signals::KILL && super::pause::is_frozen(&state) {
         super::unpause::thaw(container)?;
     }
     container.emit("kill", now(), &[("signal", &signal.to_string())]);

@@ -5,6 +5,7 @@ use std::io;
 use jiff::Timestamp;
 use runtime::CgroupFolders;
 use supervisor::client::{self, SupervisorError};
+use supervisor::record::{Process, State};
 use supervisor::{Container, ContainerError, Status};
 
 use crate::Engine;
@@ -60,11 +61,22 @@ pub(crate) fn freeze(container: &Container, frozen: bool) -> Result<(), PauseErr
     let _handle = process.open().ok_or_else(gone)?;
     let folders = CgroupFolders::of_process(process.pid).map_err(PauseError::Freeze)?;
     folders.freeze(frozen).map_err(PauseError::Freeze)?;
-    container.change(|state| match (frozen, state.status) {
+    let noted = container.change(|state| match (frozen, state.status) {
         (true, Status::Running) => state.status = Status::Paused,
         (false, Status::Paused) => state.status = Status::Running,
         // It ended meanwhile.
         _ => {}
-    })?;
+    });
+    if noted.is_err() && frozen {
+        // Nobody would know why it does nothing.
+        folders.freeze(false).map_err(PauseError::Freeze)?;
+    }
+    noted?;
     Ok(client::look(container)?)
+}
+
+/// Tells whether the processes of a container are frozen, also when who froze them did not come to note it.
+pub(crate) fn is_frozen(state: &State) -> bool {
+    let ask = |process: &Process| process.look(CgroupFolders::of_process)?.ok().map(|folders| folders.is_frozen());
+    state.status == Status::Paused || state.process.as_ref().and_then(ask).unwrap_or(false)
 }

@@ -69,7 +69,7 @@ pub(crate) fn remove_container(
         match state.status {
             status if status.is_alive() && options.force => {
                 container.change(|state| state.stop_asked = true)?;
-                if status == Status::Paused {
+                if super::pause::is_frozen(&state) {
                     super::unpause::thaw(container)?;
                 }
                 signal_and_wait(container, signals::KILL, Some(Duration::from_secs(10)), now)?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use supervisor::client;
 use supervisor::frames::WaitCondition;
-use supervisor::{Container, ContainerError, Status};
+use supervisor::{Container, ContainerError};
 
 use super::kill::KillError;
 use crate::Engine;
@@ -54,7 +54,7 @@ pub(crate) fn stop_container(
         return Ok(());
     }
     container.change(|state| state.stop_asked = true)?;
-    if state.status == Status::Paused {
+    if super::pause::is_frozen(&state) {
         super::unpause::thaw(container)?;
     }
     if signal_and_wait(container, signal, patience, now)? {

@@ -1,10 +1,10 @@
 //! Lets the processes of paused containers go on.
 
 use jiff::Timestamp;
-use supervisor::{Container, Status};
+use supervisor::Container;
 
 use super::kill::KillError;
-use super::pause::{PauseError, freeze};
+use super::pause::{PauseError, freeze, is_frozen};
 use crate::Engine;
 use crate::containers;
 
@@ -17,7 +17,7 @@ pub async fn unpause(engine: &Engine, name: String, now: Timestamp) -> Result<()
     let all = containers::all(engine);
     store::blocking::run(move || {
         let container = all.find(&name)?;
-        if container.state(now)?.status != Status::Paused {
+        if !is_frozen(&container.state(now)?) {
             return Err(PauseError::NotPaused { name });
         }
         freeze(&container, false)?;
