@@ -181,6 +181,7 @@ fn unpack(store: &Store, tar: impl Read + Send + 'static) -> Result<(Active, Pat
         limits: Limits { entries: MAX_ENTRIES, bytes: disk.f_bavail.saturating_mul(disk.f_frsize) / 10 * 9 },
         chown: rustix::process::geteuid().is_root(),
         owner: None,
+        drop_rights: false,
         devices: Devices::CreateIfPermitted,
         root_metadata: false,
     };

@@ -161,6 +161,7 @@ fuzz_target!(|data: &[u8]| {
         limits: LIMITS,
         chown: is_root && how & 8 != 0,
         owner: None,
+        drop_rights: false,
         devices: if how & 16 != 0 { Devices::CreateIfPermitted } else { Devices::Skip },
         root_metadata: how & 32 != 0,
     };

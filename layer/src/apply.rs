@@ -52,6 +52,8 @@ pub struct ApplyOptions {
     pub chown: bool,
     /// An owner for everything instead of what the tar says, as `--chown` wants it.
     pub owner: Option<(u32, u32)>,
+    /// Whether files lose setuid, setgid and capabilities, which were meant for their old owner.
+    pub drop_rights: bool,
     /// What to do with device nodes.
     pub devices: Devices,
     /// Whether an entry for the root itself sets the mode, owner and time of the folder.
@@ -65,6 +67,7 @@ impl Default for ApplyOptions {
             limits: Limits::default(),
             chown: true,
             owner: None,
+            drop_rights: false,
             devices: Devices::default(),
             root_metadata: true,
         }
@@ -577,7 +580,11 @@ impl Target<'_> {
             && stat.st_rdev == 0
     }
 
-    fn metadata(&self, entry: Entry) -> Metadata {
+    fn metadata(&self, mut entry: Entry) -> Metadata {
+        if self.options.drop_rights {
+            entry.mode &= !0o6000;
+            entry.xattrs.remove(&b"security.capability"[..]);
+        }
         let owner = self.options.owner.or(self.options.chown.then_some((entry.uid, entry.gid)));
         Metadata { owner, mode: entry.mode, mtime: entry.mtime, xattrs: entry.xattrs }
     }

@@ -104,7 +104,9 @@ pub async fn copy_out(
                 let is_folder = node.kind == NodeKind::Directory;
                 let (folder, name) = place_here(&to, is_folder, is_contents(&path), &own)?;
                 let owner = if options.archive { None } else { Some(us()) };
-                transfer(&tree, &node, &name, folder.as_fd(), owner)
+                // A container's devices are this machine's, and here no cgroup keeps anybody from them.
+                let options = ApplyOptions { devices: Devices::Skip, ..apply_options(owner) };
+                transfer(&tree, &node, &name, folder.as_fd(), &options)
             }
         }
     })
@@ -147,7 +149,7 @@ pub async fn copy_in(
                 let is_folder = node.kind == NodeKind::Directory;
                 let contents = is_contents(&from.to_string_lossy());
                 let (folder, name) = there.place(&path, is_folder, contents, &own)?;
-                transfer(&tree, &node, &name, folder.as_fd(), owner)
+                transfer(&tree, &node, &name, folder.as_fd(), &apply_options(owner))
             }
         }
     })
@@ -188,6 +190,10 @@ fn open_root(store: &store::Store, container: Container, now: Timestamp) -> Resu
         }
         fsconfig_set_string(fs.as_fd(), "upperdir", container.upper())?;
         fsconfig_set_string(fs.as_fd(), "workdir", container.work())?;
+        // As the container's own mount has it: the layers are what they say, whatever the kernel's defaults are.
+        for option in ["index", "redirect_dir", "metacopy", "xino"] {
+            fsconfig_set_string(fs.as_fd(), option, "off")?;
+        }
         fsconfig_create(fs.as_fd())?;
         fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
     };
@@ -301,7 +307,7 @@ fn transfer(
     node: &Node,
     name: &str,
     folder: rustix::fd::BorrowedFd<'_>,
-    owner: Option<(u32, u32)>,
+    options: &ApplyOptions,
 ) -> Result<(), CpError> {
     let (mut reader, writer) = io::pipe().map_err(CpError::Pipe)?;
     std::thread::scope(|scope| {
@@ -310,7 +316,7 @@ fn transfer(
             write_tar(tree, node, name, &mut writer)?;
             writer.flush().map_err(CpError::Pipe)
         });
-        let applied = layer::apply(&mut reader, folder, &apply_options(owner));
+        let applied = layer::apply(&mut reader, folder, options);
         // The writer must not wait for a reader that is gone.
         drop(reader);
         let written = match writing.join() {
@@ -332,6 +338,7 @@ fn apply_options(owner: Option<(u32, u32)>) -> ApplyOptions {
         whiteouts: Whiteouts::Literal,
         chown: is_root,
         owner: owner.filter(|_| is_root),
+        drop_rights: owner.is_some(),
         devices: if is_root { Devices::CreateIfPermitted } else { Devices::Skip },
         root_metadata: false,
         ..ApplyOptions::default()
