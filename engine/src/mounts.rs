@@ -195,14 +195,15 @@ impl Making<'_> {
             MountRequest::Volume { name, target, read_only, no_copy, labels } => {
                 let anonymous = name.is_none();
                 let record = VolumeRecord { anonymous, ..self.record(&name.unwrap_or_else(machine::new_id), labels) };
-                let empty = made.volumes.give(&record, self.container)?;
+                made.volumes.give(&record, self.container)?;
                 let source = made.volumes.data(&record.name);
                 let (kind, name) = (MountKind::Volume, record.name);
                 made.mounts.push(Mount { kind, name, source, target, read_only, anonymous, ..Mount::default() });
                 let mount = made.mounts.last().expect("just pushed");
-                if empty && !no_copy {
+                if !no_copy && let Some(seeding) = made.volumes.begin_seeding(&mount.name)? {
                     let seeded = files::copy_out(self.tree, &mount.target, &mount.source);
                     seeded.map_err(|source| MountError::Seed { target: mount.target.clone(), source })?;
+                    seeding.finish()?;
                 }
                 return Ok(());
             }

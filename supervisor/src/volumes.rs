@@ -4,6 +4,8 @@
 //! volumes/NAME/
 //! ├── record.json       what people know about it
 //! ├── users/CONTAINER   an empty file for each container that has it
+//! ├── lock              held by who puts the image's files into it
+//! ├── seeding           is there until all of them are in it
 //! └── _data/            what is mounted
 //! ```
 //!
@@ -53,6 +55,25 @@ pub enum VolumeError {
     Option { name: String },
     #[error(transparent)]
     File(#[from] ContainerError),
+}
+
+/// The right to put an image's files into a volume. When it is dropped before it is [finished](Seeding::finish), the next one
+/// does it again.
+#[derive(Debug)]
+pub struct Seeding {
+    note: PathBuf,
+    _held: File,
+}
+
+impl Seeding {
+    /// Notes that all files are there.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be noted.
+    pub fn finish(self) -> Result<(), VolumeError> {
+        Ok(fs::remove_file(&self.note).map_err(failed("remove", &self.note))?)
+    }
 }
 
 /// All volumes of a home.
@@ -105,19 +126,34 @@ impl Volumes {
         Ok(true)
     }
 
-    /// Gives a container a volume, making it when it is missing. Says whether it is empty, and so may be seeded.
+    /// Gives a container a volume, making it when it is missing.
     ///
     /// # Errors
     ///
     /// When the name is none, or a file cannot be made.
-    pub fn give(&self, record: &VolumeRecord, container: &str) -> Result<bool, VolumeError> {
+    pub fn give(&self, record: &VolumeRecord, container: &str) -> Result<(), VolumeError> {
         let _held = self.hold()?;
         self.create_held(record)?;
         let path = self.layout.volume_users(&record.name).join(container);
         File::create(&path).map_err(failed("create", &path))?;
-        let data = self.data(&record.name);
-        let mut entries = fs::read_dir(&data).map_err(failed("list", &data))?;
-        Ok(entries.next().is_none())
+        Ok(())
+    }
+
+    /// Waits until nobody else puts an image's files into a volume. When it is empty, or somebody did not get to the end, it is
+    /// the caller's turn.
+    ///
+    /// # Errors
+    ///
+    /// When the volume cannot be looked at.
+    pub fn begin_seeding(&self, name: &str) -> Result<Option<Seeding>, VolumeError> {
+        let held = lock(&self.layout.volume(name).join("lock"))?;
+        let (note, data) = (self.layout.volume(name).join("seeding"), self.data(name));
+        let is_empty = fs::read_dir(&data).map_err(failed("list", &data))?.next().is_none();
+        if !is_empty && !note.exists() {
+            return Ok(None);
+        }
+        File::create(&note).map_err(failed("create", &note))?;
+        Ok(Some(Seeding { note, _held: held }))
     }
 
     /// Takes a volume back from a container that goes away; with `anonymous`, removes it if nobody else has it.
@@ -256,15 +292,33 @@ mod tests {
         let (_folder, layout, volumes) = home();
         assert!(volumes.create(&record("data")).expect("made") && !volumes.create(&record("data")).expect("there"));
         fs::create_dir_all(layout.container("c1")).expect("made");
-        assert!(volumes.give(&record("data"), "c1").expect("given"));
+        volumes.give(&record("data"), "c1").expect("given");
         File::create(volumes.data("data").join("file")).expect("made");
-        assert!(!volumes.give(&record("data"), "c2").expect("given"), "it is not empty");
+        volumes.give(&record("data"), "c2").expect("given");
+        assert!(volumes.begin_seeding("data").expect("looked").is_none(), "it is not empty");
         let error = volumes.remove("data").expect_err("in use");
         assert_eq!(error.to_string(), "volume is in use - [c1]");
         fs::remove_dir(layout.container("c1")).expect("removed");
         volumes.remove("data").expect("removed");
         assert!(matches!(volumes.find("data"), Err(VolumeError::NotFound { .. })));
         assert_eq!(volumes.list().expect("listed"), []);
+    }
+
+    #[test]
+    fn a_volume_is_seeded_once_and_again_when_that_was_broken_off() {
+        let (_folder, _, volumes) = home();
+        volumes.create(&record("data")).expect("made");
+        let seeding = volumes.begin_seeding("data").expect("looked").expect("empty");
+        File::create(volumes.data("data").join("first")).expect("made");
+        // Somebody is killed here.
+        drop(seeding);
+        let seeding = volumes.begin_seeding("data").expect("looked").expect("not at the end");
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| volumes.begin_seeding("data").expect("looked").is_none());
+            File::create(volumes.data("data").join("second")).expect("made");
+            seeding.finish().expect("noted");
+            assert!(other.join().expect("no panic"), "whoever waited has nothing to do");
+        });
     }
 
     #[test]
@@ -289,7 +343,8 @@ mod tests {
         }
         fs::create_dir_all(layout.volumes().join(".new-data/_data/old")).expect("made");
         volumes.create(&record("data")).expect("made");
-        assert!(volumes.give(&record("data"), "c").expect("given"), "nothing of the other is there");
+        volumes.give(&record("data"), "c").expect("given");
+        assert_eq!(fs::read_dir(volumes.data("data")).expect("listed").count(), 0, "nothing of the other is there");
         assert_eq!(volumes.list().expect("listed").len(), 1);
     }
 }
