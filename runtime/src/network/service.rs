@@ -21,7 +21,10 @@ pub struct Service {
     sources: BTreeMap<u64, Source>,
     next: u64,
     resolver: Option<Resolver>,
-    ticks: Option<OwnedFd>,
+    ticks: OwnedFd,
+    is_ticking: bool,
+    /// Listeners that had no descriptor to accept with; they listen again at the next tick.
+    resting: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -34,6 +37,7 @@ enum Source {
     Asking {
         stream: TcpStream,
         bytes: Vec<u8>,
+        ticks: u32,
     },
     /// A question that another server has to answer.
     Forwarded(Forwarded),
@@ -43,10 +47,22 @@ enum Source {
         target: SocketAddr,
     },
     /// One of the ends of a connection; the other one has the next even or the previous odd number.
-    Client(Box<Relay>),
+    Client {
+        relay: Box<Relay>,
+        kind: Relayed,
+    },
     Server,
     /// Time passes.
     Ticks,
+}
+
+/// What a relayed connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relayed {
+    /// One to a published port, which lasts as long as both ends want.
+    Port,
+    /// One to a name server, and its age.
+    Question { ticks: u32 },
 }
 
 #[derive(Debug)]
@@ -59,9 +75,14 @@ struct Forwarded {
     ticks: u32,
 }
 
-/// So many questions may wait for their answer, and so many connections be relayed.
-const MOST_FORWARDED: usize = 256;
-const MOST_SOURCES: usize = 4096;
+// So many questions may wait for their answer, so many connections ask, and so many be relayed from ports. Each has its own
+// bound, so that a container that floods its name server keeps nobody from its ports. With two descriptors for what is
+// relayed, all stay well below the 1024 that a process has.
+const MOST_FORWARDED: usize = 128;
+const MOST_ASKING: usize = 64;
+const MOST_RELAYED: usize = 256;
+/// How many ticks a connection may take to ask all that it wants to know.
+const LONGEST_CONVERSATION: u32 = 30;
 /// How many ticks a server has to answer, and how many servers are asked in turn.
 const PATIENCE: u32 = 2;
 const MOST_TURNS: usize = 4;
@@ -72,7 +93,12 @@ impl Service {
     /// One with nothing to do.
     pub(super) fn new() -> io::Result<Service> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Service { epoll, sources: BTreeMap::new(), next: 0, resolver: None, ticks: None })
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let ticks = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let (sources, resting) = (BTreeMap::new(), Vec::new());
+        let mut service = Service { epoll, sources, next: 0, resolver: None, ticks, is_ticking: false, resting };
+        service.add(Source::Ticks)?;
+        Ok(service)
     }
 
     /// Relays what connects there to a port of the container.
@@ -86,12 +112,8 @@ impl Service {
         udp.set_nonblocking(true)?;
         tcp.set_nonblocking(true)?;
         self.resolver = Some(resolver);
-        let ticks =
-            rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        self.ticks = Some(ticks);
         self.add(Source::Questions(udp))?;
-        self.add(Source::LongQuestions(tcp))?;
-        self.add(Source::Ticks).map(drop)
+        self.add(Source::LongQuestions(tcp)).map(drop)
     }
 
     /// Does on a thread what there is to do, until what this returns is dropped.
@@ -139,31 +161,31 @@ impl Service {
                 self.sources.insert(number, Source::Questions(socket));
             }
             Source::LongQuestions(listener) => {
-                if let Ok((stream, _)) = listener.accept()
-                    && stream.set_nonblocking(true).is_ok()
+                if let Some(stream) = self.accept(number, &listener)
+                    && self.count(Source::is_asking) < MOST_ASKING
+                    && self.add(Source::Asking { stream, bytes: Vec::new(), ticks: 0 }).is_ok()
                 {
-                    // Without room or descriptors, it is hung up.
-                    let _ = self.add(Source::Asking { stream, bytes: Vec::new() });
+                    self.set_ticking(true);
                 }
                 self.sources.insert(number, Source::LongQuestions(listener));
             }
-            Source::Asking { stream, bytes } => self.listen(number, stream, bytes),
+            Source::Asking { stream, bytes, ticks } => self.listen(number, stream, bytes, ticks),
             Source::Forwarded(forwarded) => self.pass_back(number, forwarded),
             Source::Port { listener, target } => {
-                if let Ok((client, _)) = listener.accept()
-                    && client.set_nonblocking(true).is_ok()
+                if let Some(client) = self.accept(number, &listener)
+                    && self.count(|source| matches!(source, Source::Client { kind: Relayed::Port, .. })) < MOST_RELAYED
                 {
                     // A program that does not listen yet is refused to the client by hanging up.
-                    let _ = self.connect(client, target, &[]);
+                    let _ = self.connect(client, target, &[], Relayed::Port);
                 }
                 self.sources.insert(number, Source::Port { listener, target });
             }
-            Source::Client(relay) => self.go_on(number, relay),
+            Source::Client { relay, kind } => self.go_on(number, relay, kind),
             Source::Server => {
                 self.sources.insert(number, Source::Server);
                 // The pair lies at its client's number.
-                if let Some(Source::Client(relay)) = self.sources.remove(&(number - 1)) {
-                    self.go_on(number - 1, relay);
+                if let Some(Source::Client { relay, kind }) = self.sources.remove(&(number - 1)) {
+                    self.go_on(number - 1, relay, kind);
                 }
             }
             Source::Ticks => {
@@ -173,10 +195,28 @@ impl Service {
         }
     }
 
-    fn add(&mut self, source: Source) -> io::Result<u64> {
-        if self.sources.len() >= MOST_SOURCES {
-            return Err(io::ErrorKind::QuotaExceeded.into());
+    /// Takes who waits to be accepted. Dropping it, where there is no room, hangs up.
+    fn accept(&mut self, number: u64, listener: &TcpListener) -> Option<TcpStream> {
+        match listener.accept() {
+            Ok((stream, _)) => stream.set_nonblocking(true).ok().map(|()| stream),
+            Err(error) if is_passing(&error) => None,
+            Err(_) => {
+                // Without a descriptor it would be readable again at once, and for as long as that lasts.
+                let data = epoll::EventData::new_u64(number);
+                if epoll::modify(&self.epoll, listener, data, epoll::EventFlags::empty()).is_ok() {
+                    self.resting.push(number);
+                    self.set_ticking(true);
+                }
+                None
+            }
         }
+    }
+
+    fn count(&self, which: impl Fn(&Source) -> bool) -> usize {
+        self.sources.values().filter(|source| which(source)).count()
+    }
+
+    fn add(&mut self, source: Source) -> io::Result<u64> {
         let number = self.next;
         self.next += 2;
         let fd = match &source {
@@ -184,8 +224,8 @@ impl Service {
             Source::LongQuestions(listener) | Source::Port { listener, .. } => listener.as_fd(),
             Source::Asking { stream, .. } => stream.as_fd(),
             Source::Forwarded(forwarded) => forwarded.socket.as_fd(),
-            Source::Client(relay) => relay.fd(Side::Client),
-            Source::Ticks => self.ticks.as_ref().map(AsFd::as_fd).ok_or(io::ErrorKind::NotFound)?,
+            Source::Client { relay, .. } => relay.fd(Side::Client),
+            Source::Ticks => self.ticks.as_fd(),
             Source::Server => return Err(io::ErrorKind::InvalidInput.into()),
         };
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
@@ -194,7 +234,7 @@ impl Service {
     }
 
     /// Begins to relay a connection; `first` is what the server gets before anything else.
-    fn connect(&mut self, client: TcpStream, target: SocketAddr, first: &[u8]) -> io::Result<()> {
+    fn connect(&mut self, client: TcpStream, target: SocketAddr, first: &[u8], kind: Relayed) -> io::Result<()> {
         let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(family, SocketType::STREAM, flags, None)?;
@@ -203,8 +243,8 @@ impl Service {
             Err(error) => return Err(error.into()),
         }
         let relay = Relay::new(client, TcpStream::from(socket), first);
-        let number = self.add(Source::Client(Box::new(relay)))?;
-        let Some(Source::Client(mut relay)) = self.sources.remove(&number) else { return Ok(()) };
+        let number = self.add(Source::Client { relay: Box::new(relay), kind })?;
+        let Some(Source::Client { mut relay, .. }) = self.sources.remove(&number) else { return Ok(()) };
         let data = epoll::EventData::new_u64(number + 1);
         epoll::add(&self.epoll, relay.fd(Side::Server), data, relay.wants(Side::Server))?;
         epoll::modify(
@@ -214,13 +254,13 @@ impl Service {
             relay.wants(Side::Client),
         )?;
         relay.note_wanted();
-        self.sources.insert(number, Source::Client(relay));
+        self.sources.insert(number, Source::Client { relay, kind });
         self.sources.insert(number + 1, Source::Server);
         Ok(())
     }
 
     /// Moves what can be moved between two ends.
-    fn go_on(&mut self, number: u64, mut relay: Box<Relay>) {
+    fn go_on(&mut self, number: u64, mut relay: Box<Relay>, kind: Relayed) {
         let moved = relay.pump().and_then(|goes_on| {
             for (side, number) in [(Side::Client, number), (Side::Server, number + 1)] {
                 if goes_on && relay.wants_other(side) {
@@ -232,7 +272,7 @@ impl Service {
             Ok(goes_on)
         });
         if moved.unwrap_or(false) {
-            self.sources.insert(number, Source::Client(relay));
+            self.sources.insert(number, Source::Client { relay, kind });
         } else {
             self.sources.remove(&(number + 1));
         }
@@ -261,7 +301,7 @@ impl Service {
     }
 
     fn forward(&mut self, question: &[u8], from: SocketAddr) {
-        let waiting = self.sources.values().filter(|source| matches!(source, Source::Forwarded(_))).count();
+        let waiting = self.count(|source| matches!(source, Source::Forwarded(_)));
         let Some(&server) = self.servers().first().filter(|_| waiting < MOST_FORWARDED) else {
             return self.give_up(question, from);
         };
@@ -270,8 +310,7 @@ impl Service {
             self.add(Source::Forwarded(forwarded))
         });
         match asked {
-            Ok(_) if waiting == 0 => self.set_ticking(true),
-            Ok(_) => {}
+            Ok(_) => self.set_ticking(true),
             Err(_) => self.give_up(question, from),
         }
     }
@@ -326,26 +365,36 @@ impl Service {
         }
     }
 
-    /// Asks others where one was silent for too long.
+    /// Asks others where one was silent for too long, hangs up on who takes too long, and listens again.
     fn tick(&mut self) {
-        let mut rings = [0; 8];
-        if let Some(ticks) = &self.ticks {
-            // It only has to be read; how often it rang says nothing.
-            let _ = rustix::io::read(ticks, &mut rings[..]);
-        }
-        let (mut waiting, mut late) = (0, Vec::new());
+        // It only has to be read; how often it rang says nothing.
+        let _ = rustix::io::read(&self.ticks, &mut [0; 8][..]);
+        let (mut waiting, mut late) = (self.resting.len(), Vec::new());
         for (number, source) in &mut self.sources {
-            if let Source::Forwarded(forwarded) = source {
-                waiting += 1;
-                forwarded.ticks += 1;
-                if forwarded.ticks >= PATIENCE {
-                    late.push(*number);
+            let (ticks, patience) = match source {
+                Source::Forwarded(forwarded) => (&mut forwarded.ticks, PATIENCE),
+                Source::Asking { ticks, .. } | Source::Client { kind: Relayed::Question { ticks }, .. } => {
+                    (ticks, LONGEST_CONVERSATION)
                 }
+                _ => continue,
+            };
+            waiting += 1;
+            *ticks += 1;
+            if *ticks >= patience {
+                late.push(*number);
             }
         }
         for number in late {
+            self.sources.remove(&(number + 1));
             if let Some(Source::Forwarded(forwarded)) = self.sources.remove(&number) {
                 self.ask_next(forwarded);
+            }
+        }
+        for number in std::mem::take(&mut self.resting) {
+            if let Some(Source::LongQuestions(listener) | Source::Port { listener, .. }) = self.sources.get(&number) {
+                // It was possible to stop it, so it is to go on.
+                let data = epoll::EventData::new_u64(number);
+                let _ = epoll::modify(&self.epoll, listener, data, epoll::EventFlags::IN);
             }
         }
         if waiting == 0 {
@@ -353,17 +402,21 @@ impl Service {
         }
     }
 
-    fn set_ticking(&self, on: bool) {
+    /// Lets time pass, or stops that. It goes on as it is when it does so already: a flood must not put a tick off.
+    fn set_ticking(&mut self, on: bool) {
+        if self.is_ticking == on {
+            return;
+        }
         let second = Timespec { tv_sec: i64::from(on), tv_nsec: 0 };
         let every = Itimerspec { it_interval: second, it_value: second };
-        if let Some(ticks) = &self.ticks {
-            // Without it, a silent server is not replaced, and who asks asks again.
-            let _ = rustix::time::timerfd_settime(ticks, TimerfdTimerFlags::empty(), &every);
+        // Without it, a silent server is not replaced, and who asks asks again.
+        if rustix::time::timerfd_settime(&self.ticks, TimerfdTimerFlags::empty(), &every).is_ok() {
+            self.is_ticking = on;
         }
     }
 
     /// Reads a question that has its length before it.
-    fn listen(&mut self, number: u64, mut stream: TcpStream, mut bytes: Vec<u8>) {
+    fn listen(&mut self, number: u64, mut stream: TcpStream, mut bytes: Vec<u8>, ticks: u32) {
         let mut buffer = [0; 2048];
         match io::Read::read(&mut stream, &mut buffer) {
             Ok(0) => return,
@@ -373,7 +426,7 @@ impl Service {
         }
         let length = bytes.first_chunk().map(|length| usize::from(u16::from_be_bytes(*length)));
         let Some(question) = length.and_then(|length| bytes.get(2..2 + length)) else {
-            self.sources.insert(number, Source::Asking { stream, bytes });
+            self.sources.insert(number, Source::Asking { stream, bytes, ticks });
             return;
         };
         match self.resolver.as_mut().map(|resolver| resolver.answer(question)) {
@@ -382,7 +435,7 @@ impl Service {
                 framed.extend(answer);
                 // It is short, and the buffer is empty.
                 if io::Write::write_all(&mut stream, &framed).is_ok() {
-                    self.sources.insert(number, Source::Asking { stream, bytes: Vec::new() });
+                    self.sources.insert(number, Source::Asking { stream, bytes: Vec::new(), ticks });
                 }
             }
             Some(Answer::Elsewhere) => {
@@ -390,12 +443,26 @@ impl Service {
                     && epoll::delete(&self.epoll, &stream).is_ok()
                 {
                     // The rest of the conversation is with that server.
-                    let _ = self.connect(stream, SocketAddr::from((server, 53)), &bytes);
+                    let kind = Relayed::Question { ticks };
+                    let _ = self.connect(stream, SocketAddr::from((server, 53)), &bytes, kind);
                 }
             }
             Some(Answer::None) | None => {}
         }
     }
+}
+
+impl Source {
+    /// Whether it is a connection that asks for names, whoever answers.
+    fn is_asking(&self) -> bool {
+        matches!(self, Source::Asking { .. } | Source::Client { kind: Relayed::Question { .. }, .. })
+    }
+}
+
+/// Whether it is about the one who wanted to be accepted, or nobody does any more.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
 }
 
 impl AsFd for Service {
@@ -480,6 +547,55 @@ mod tests {
         echo.join().unwrap();
         drop(serving);
         assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[test]
+    fn who_asks_without_end_keeps_nobody_from_a_port_and_is_hung_up_on_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (udp, tcp) = (UdpSocket::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let names = tcp.local_addr().unwrap();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = port.local_addr().unwrap();
+        let mut service = Service::new().unwrap();
+        service.resolve(udp, tcp, Resolver::new(folder.path().to_owned(), "c".into(), Vec::new())).unwrap();
+        service.relay(port, server.local_addr().unwrap()).unwrap();
+        let asking: Vec<_> = (0..MOST_ASKING + 9)
+            .map(|_| {
+                let stream = TcpStream::connect(names).unwrap();
+                service.turn().unwrap();
+                stream
+            })
+            .collect();
+        assert_eq!((service.count(Source::is_asking), service.is_ticking), (MOST_ASKING, true));
+        let mut refused = asking.last().unwrap();
+        assert!(matches!(refused.read(&mut [0]), Ok(0) | Err(_)));
+        let _client = TcpStream::connect(address).unwrap();
+        service.turn().unwrap();
+        assert_eq!(service.count(|source| matches!(source, Source::Client { .. })), 1);
+        for _ in 0..LONGEST_CONVERSATION {
+            service.tick();
+        }
+        assert_eq!(service.count(Source::is_asking), 0);
+        assert_eq!(service.count(|source| matches!(source, Source::Client { .. })), 1, "a port has no such limit");
+        service.tick();
+        assert!(!service.is_ticking);
+    }
+
+    #[test]
+    fn a_listener_that_could_not_accept_rests_until_the_next_tick() {
+        // What does not listen cannot accept, as what has no descriptor.
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        let listener = TcpListener::from(socket);
+        let target = listener.local_addr().unwrap();
+        let mut service = Service::new().unwrap();
+        service.relay(listener, target).unwrap();
+        service.turn().unwrap();
+        assert!(service.is_ticking && service.resting.len() == 1, "{service:?}");
+        service.tick();
+        assert!(service.resting.is_empty());
+        service.tick();
+        assert!(!service.is_ticking);
     }
 
     #[test]
