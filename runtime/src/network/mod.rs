@@ -417,7 +417,10 @@ pub fn connect(state: &Path, namespace: &OwnedFd, place: &Place) -> Result<Attac
         let is_free = |name: &String| links::index_in(&inside, name).is_err();
         let inner = (0..).map(|number| format!("eth{number}")).find(is_free).expect("numbers do not end");
         let attachment = joined.create(&outside, links::End::Namespace(namespace.as_raw_fd()), &inner)?;
-        namespace::configure_further(&inside, &attachment)?;
+        namespace::configure_further(&inside, &attachment).inspect_err(|_| {
+            // Half a place is none: the address is given back, so the interface goes, too.
+            let _ = links::remove(&inside, &inner);
+        })?;
         Ok(attachment)
     })?;
     let attached = attachment.attached();
