@@ -16,7 +16,7 @@ use crate::record::{Attached, Endpoint, Record, State, Status};
 use crate::start::StartContainerError;
 
 /// Where addresses on bridges are kept: bridges are the machine's, whatever home is used.
-pub const NETWORK_STATE: &str = "/run/slipway/network";
+pub const NETWORK_STATE: &str = network::DEFAULT_STATE;
 
 /// Where secrets lie until a container has mounted them: in memory.
 pub const SECRETS: &str = "/dev/shm";

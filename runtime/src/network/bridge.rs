@@ -261,7 +261,6 @@ fn refuse_overlap(state: &Path, net: IpNet, bridge: &str) -> Result<(), NetworkE
 /// Removes what belongs to networks that nobody has any record of, and to containers that are gone.
 pub(super) fn sweep(state: &Path) -> super::SweptNetworks {
     let mut swept = super::SweptNetworks::default();
-    let folder_of = |bridge: &str| if bridge == links::BRIDGE { state.to_owned() } else { state.join(bridge) };
     swept.leases += super::leases::sweep(state);
     if !state.exists() {
         return swept;
@@ -277,11 +276,14 @@ pub(super) fn sweep(state: &Path) -> super::SweptNetworks {
     }
     drop(lock);
     let Ok(netfilter) = nft::socket() else { return swept };
-    for table in nft::tables(&netfilter, Family::Ip).unwrap_or_default() {
-        if table.starts_with(table::PREFIX) {
-            let is_held = |address: IpAddr| super::leases::is_held(&folder_of(&table), address);
-            swept.ports += table::sweep(&netfilter, &table, is_held);
-        }
+    // Other networks have their leases elsewhere: nobody can tell from here whose ports are in their tables.
+    let mut bridges: Vec<String> = known(state).into_iter().map(|(bridge, _)| bridge).collect();
+    if state == Path::new(super::DEFAULT_STATE) {
+        bridges.push(links::BRIDGE.to_owned());
+    }
+    for bridge in &bridges {
+        let folder = super::folder_of(state, bridge);
+        swept.ports += table::sweep(&netfilter, bridge, |address: IpAddr| super::leases::is_held(&folder, address));
     }
     swept
 }

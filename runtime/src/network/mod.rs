@@ -476,6 +476,9 @@ pub fn default_range() -> Option<Range> {
     range::of_interface(&range::routes(), links::BRIDGE).map(|net| Range::of(net.into()))
 }
 
+/// Where this machine keeps who has which address; tests have places of their own.
+pub const DEFAULT_STATE: &str = "/run/slipway/network";
+
 /// The default network's bridge.
 pub const DEFAULT_BRIDGE: &str = links::BRIDGE;
 

@@ -98,18 +98,6 @@ pub(super) fn is_there(socket: &Socket, family: Family, table: &str) -> io::Resu
     found(socket.send(&messages))
 }
 
-/// Returns the names of all tables of a family.
-pub(super) fn tables(socket: &Socket, family: Family) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    let mut messages = Messages::default();
-    messages.begin(GETTABLE, NLM_F_ACK | NLM_F_DUMP, &family.header());
-    socket.exchange(&messages, |_, body| {
-        let name = attributes(body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == TABLE_NAME);
-        names.extend(name.map(|(_, name)| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()));
-    })?;
-    Ok(names)
-}
-
 fn found(result: io::Result<()>) -> io::Result<bool> {
     match result {
         Ok(()) => Ok(true),

@@ -374,6 +374,12 @@ fn what_dead_owners_left_is_swept() {
     let port = network.publish(&parse_ports("127.0.0.1::80").unwrap()).unwrap()[0].host.port();
     // A process that was killed drops nothing.
     std::mem::forget(network);
+    let other = TestNetwork::new();
+    let mut elsewhere = other.join("other", &[]);
+    elsewhere.publish(&parse_ports("127.0.0.1::80").unwrap()).unwrap();
+    // What is in other tables has its lease elsewhere, so it is somebody else's to sweep.
+    std::fs::remove_file(other.state().join(&other.definition.bridge).join(elsewhere.address().unwrap().to_string()))
+        .unwrap();
     let sweep = || runtime::sweep(runtime::Places { network_state: Some(one.state()), files: None }).networks;
     assert_eq!((sweep().leases, sweep().ports), (0, 0), "the namespace lives as long as somebody holds it");
     std::fs::File::create(folder.join("10.99.99.99")).unwrap();
