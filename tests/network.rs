@@ -231,6 +231,15 @@ fn containers_know_each_other_by_name_also_after_a_restart_and_strangers_do_not(
     eventually(20, "it is where it was", || get(&env, &back, "moved") == "web\n");
 }
 
+/// A port that is free, and that nobody else gets who asks for any while nobody holds it.
+fn lasting_port() -> u16 {
+    let picked = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let first: u16 = picked.split_whitespace().next().unwrap().parse().unwrap();
+    let start = 1024 + std::process::id() % u32::from(first - 1024);
+    let mut candidates = (start..u32::from(first)).chain(1024..start).map(|port| u16::try_from(port).unwrap());
+    candidates.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
 #[test]
 fn ports_are_published_and_given_back_whoever_is_killed() {
     if !needs::root() {
@@ -240,7 +249,7 @@ fn ports_are_published_and_given_back_whoever_is_killed() {
     let mut networks = Networks::new(&env);
     let front = networks.create("front", &[]);
     let mut containers = Containers::new(&env);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = lasting_port();
     let publish = format!("127.0.0.1:{port}:80");
     containers.serve("web", &["--network", &front, "-p", &publish]);
     eventually(20, "the page is served", || fetch(port).is_ok_and(|text| text.ends_with("web\n")));
@@ -320,7 +329,7 @@ set -e
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 ip link set lo up
-unshare -n sleep 60 & world=$!
+unshare -n sleep infinity & world=$!
 trap 'kill $world' EXIT
 until [ "$(readlink /proc/$world/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
 inside() { nsenter -t $world -n "$@"; }
