@@ -344,12 +344,21 @@ iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RETURN; iptables -I FORWARD 
 for network in bridge front; do
     echo "out of $network: $("$SLIPWAY" run --rm --network $network busybox wget -q -O - http://192.0.2.2:8000/x)"
 done
-"$SLIPWAY" run -d --name web --network front -p 8080:80 busybox sh -c 'mkdir /w; echo served > /w/index.html; exec httpd -f -p 80 -h /w' > /dev/null
+"$SLIPWAY" run -d --name web --network front -p 8080:80 -p 127.0.0.1:8081:80 busybox sh -c 'mkdir /w; echo served > /w/index.html; exec httpd -f -p 80 -h /w' > /dev/null
 address=$("$SLIPWAY" inspect -f '{{.NetworkSettings.Networks.front.IPAddress}}' web)
 until busybox wget -q -O /dev/null http://$address/; do sleep 0.1; done
 echo "in by the port: $(inside busybox wget -q -O - http://192.0.2.1:8080/)"
 inside ip route add $address/32 via 192.0.2.1
 echo "in past it: $(inside timeout 1 busybox wget -q -O - http://$address/ || echo nothing)"
+# Who is on the same wire and leads what is for its own loopback to us is not this machine.
+inside sh -c "echo 1 > /proc/sys/net/ipv4/conf/w1/route_localnet"
+inside ip addr del 127.0.0.1/8 dev lo
+inside ip route add 127.0.0.1/32 via 192.0.2.1 dev w1 src 192.0.2.2
+echo "at our loopback: $(busybox wget -q -O - http://127.0.0.1:8081/)"
+echo "at it from outside: $(inside timeout 1 busybox wget -q -O - http://127.0.0.1:8081/ || echo nothing)"
+bridge=$(nft list tables | sed -n 's/^table ip \(slipway-.*\)/\1/p')
+nft add rule ip $bridge prerouting ip daddr 127.0.0.1 tcp dport 8081 dnat to $address:80
+echo "at it if we led it there: $(inside timeout 5 busybox wget -q -O - http://127.0.0.1:8081/)"
 "$SLIPWAY" rm -f web > /dev/null
 until "$SLIPWAY" network rm front > /dev/null; do sleep 0.1; done
 echo "left: $(nft list tables | grep -c slipway-) $(ip -br link | grep -c slipway-)"
@@ -365,7 +374,8 @@ fn beside_a_docker_that_drops_what_it_forwards_packets_pass_and_nothing_more() {
     machine.args(["-n", "-m", "bash", "-c", BESIDE_DOCKER]);
     machine.env("SLIPWAY", super::support::SLIPWAY).env("SLIPWAY_HOME", env.home()).env("FOLDER", env.path(""));
     let shown = super::support::run(&mut machine).stdout();
-    let expected =
-        "out of bridge: world\nout of front: world\nin by the port: served\nin past it: nothing\nleft: 0 0\n";
+    let expected = "out of bridge: world\nout of front: world\nin by the port: served\nin past it: nothing\n\
+        at our loopback: served\nat it from outside: nothing\n\
+        at it if we led it there: served\nleft: 0 0\n";
     assert_eq!(shown, expected);
 }

@@ -107,11 +107,7 @@ impl Definition {
         for range in self.ranges() {
             table::create(netfilter, &self.bridge, range, self.policy()).map_err(failed("make nftables rules"))?;
         }
-        let mut index = 0;
-        for range in self.ranges() {
-            index = create(&socket, &self.bridge, range)?;
-        }
-        Ok(index)
+        create(&socket, &self.bridge, &self.ipv4, self.ipv6.as_ref(), self.internal)
     }
 
     /// Reserves the addresses of a new network on this machine, for all homes.
@@ -176,7 +172,7 @@ pub(super) fn ensure_default(state: &Path) -> Result<Bridge, NetworkError> {
                     let chosen = there.or_else(|| range::choose(&routes, links::BRIDGE));
                     let range = Range::of(chosen.ok_or(NetworkError::NoSubnet)?.into());
                     table::create(&netfilter, links::BRIDGE, &range, policy).map_err(failed("make nftables rules"))?;
-                    (create(&route_socket()?, links::BRIDGE, &range)?, range)
+                    (create(&route_socket()?, links::BRIDGE, &range, None, false)?, range)
                 }
             }
         }
@@ -186,16 +182,33 @@ pub(super) fn ensure_default(state: &Path) -> Result<Bridge, NetworkError> {
     Ok(Bridge { name, index, ipv4, ipv6: None, policy, isolated: false, mtu, state })
 }
 
-/// Makes a bridge and gives it its address.
-fn create(socket: &super::netlink::Socket, name: &str, range: &Range) -> Result<u32, NetworkError> {
-    links::create_bridge(socket, name, range.gateway).map_err(failed("make a bridge"))?;
+/// Makes a bridge and gives it its addresses.
+fn create(
+    socket: &super::netlink::Socket,
+    name: &str,
+    ipv4: &Range,
+    ipv6: Option<&Range>,
+    internal: bool,
+) -> Result<u32, NetworkError> {
+    links::create_bridge(socket, name, ipv4.gateway).map_err(failed("make a bridge"))?;
     let index = links::index(name).ok_or_else(|| failed("find a bridge")(io::ErrorKind::NotFound.into()))?;
-    links::add_address(socket, index, range.gateway, range.net).map_err(failed("give a bridge its address"))?;
-    if range.gateway.is_ipv4() {
-        // For published ports at 127.0.0.1; the table keeps containers from the rest of the loopback.
-        links::set(&format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"))
-            .map_err(failed("publish at 127.0.0.1"))?;
+    // A container is no router of this machine's (CVE-2020-13401).
+    let off = if ipv6.is_some() { "0" } else { "1" };
+    for (setting, value) in [("accept_ra", "0"), ("disable_ipv6", off)] {
+        match links::set(&format!("/proc/sys/net/ipv6/conf/{name}/{setting}"), value) {
+            // A machine without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(failed("keep a bridge from taking its containers for routers"))?,
+        }
     }
+    for range in [Some(ipv4), ipv6].into_iter().flatten() {
+        links::add_address(socket, index, range.gateway, range.net).map_err(failed("give a bridge its address"))?;
+    }
+    // For published ports at 127.0.0.1, which internal networks do not have; the table keeps containers from the rest of
+    // the loopback.
+    let local = if internal { "0" } else { "1" };
+    links::set(&format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), local)
+        .map_err(failed("publish at 127.0.0.1"))?;
     Ok(index)
 }
 
@@ -206,7 +219,10 @@ fn open_firewall(netfilter: &super::netlink::Socket, ipv6: bool) -> Result<(), N
     }
     for (family, setting) in families {
         table::pass_firewall(netfilter, family).map_err(failed("let the bridge through the firewall"))?;
-        links::set(setting).map_err(failed("turn on forwarding"))?;
+        if family == Family::Ip6 && !links::is_set(setting) {
+            links::keep_learned_routes().map_err(failed("keep the routes that routers announce"))?;
+        }
+        links::set(setting, "1").map_err(failed("turn on forwarding"))?;
     }
     Ok(())
 }

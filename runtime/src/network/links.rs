@@ -224,13 +224,38 @@ pub(super) fn hardware_address(address: IpAddr) -> [u8; 6] {
 
 /// Sets a switch of an interface's port on its bridge.
 pub(super) fn set_port(name: &str, switch: &str) -> io::Result<()> {
-    set(&format!("/sys/class/net/{name}/brport/{switch}"))
+    set(&format!("/sys/class/net/{name}/brport/{switch}"), "1")
 }
 
-/// Writes `1` where the kernel keeps a setting, if it is not there already.
-pub(super) fn set(path: &str) -> io::Result<()> {
-    if std::fs::read_to_string(path)?.trim() != "0" {
+/// Writes a value where the kernel keeps a setting, if it is not there already.
+pub(super) fn set(path: &str, value: &str) -> io::Result<()> {
+    if std::fs::read_to_string(path)?.trim() == value {
         return Ok(());
     }
-    io::Write::write_all(&mut std::fs::OpenOptions::new().write(true).open(path)?, b"1")
+    io::Write::write_all(&mut std::fs::OpenOptions::new().write(true).open(path)?, value.as_bytes())
+}
+
+/// Whether a setting of the kernel is `1`.
+pub(super) fn is_set(path: &str) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Lets this machine's interfaces listen to routers even when it forwards, which with `1` they would not: it would lose
+/// its default route.
+pub(super) fn keep_learned_routes() -> io::Result<()> {
+    const INTERFACES: &str = "/proc/sys/net/ipv6/conf";
+    for entry in std::fs::read_dir(INTERFACES)?.flatten() {
+        let name = entry.file_name();
+        let setting = format!("{INTERFACES}/{}/accept_ra", name.display());
+        // Those that are still to come may be bridges of virtual machines, so they stay as they would be.
+        let is_interface = name != "all" && name != "default";
+        if is_interface && is_set(&setting) {
+            // It may be gone by now.
+            set(&setting, "2").or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })?;
+        }
+    }
+    Ok(())
 }

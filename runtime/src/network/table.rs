@@ -7,9 +7,9 @@
 //!     iifname BRIDGE ip daddr 127.0.0.0/8 drop
 //!     iifname BRIDGE ip saddr 127.0.0.0/8 drop }
 //!   chain prerouting { type nat hook prerouting priority dstnat;
-//!     fib daddr type local dnat to ip daddr . meta l4proto . th dport map @published
-//!     fib daddr type local dnat to 0.0.0.0  . meta l4proto . th dport map @published }
-//!   chain output { type nat hook output priority dstnat;           # as prerouting }
+//!     ip daddr != 127.0.0.0/8 fib daddr type local dnat to ip daddr . meta l4proto . th dport map @published
+//!     ip daddr != 127.0.0.0/8 fib daddr type local dnat to 0.0.0.0  . meta l4proto . th dport map @published }
+//!   chain output { type nat hook output priority dstnat;           # as prerouting, 127.0.0.0/8 included }
 //!   chain postrouting { type nat hook postrouting priority srcnat;
 //!     ip saddr NET oifname != BRIDGE masquerade                    # to the world
 //!     ct status dnat ip saddr NET oifname BRIDGE masquerade        # to a port that a neighbour published, or oneself
@@ -22,7 +22,7 @@
 //! }
 //! ```
 //!
-//! An internal network has a forward chain alone, which drops all that comes or goes.
+//! An internal network has the raw chain, and a forward chain that drops all that comes or goes.
 //! The table is removed as a whole together with the network, so nothing of it can stay behind.
 //!
 //! Where a firewall drops what it forwards (docker's does), an accept in a table of ours would not help: every
@@ -64,6 +64,10 @@ pub(super) fn create(socket: &Socket, bridge: &str, range: &Range, policy: Polic
     batch.rule(Hook::Forward, |rule| {
         rule.interface(Through::In, true, bridge).interface(Through::Out, true, bridge).accept();
     });
+    batch.chain(Hook::Raw);
+    for side in [Side::Destination, Side::Source] {
+        batch.rule(Hook::Raw, |rule| rule.interface(Through::In, true, bridge).address(side, loopback).drop());
+    }
     if policy.internal {
         for through in [Through::In, Through::Out] {
             batch.rule(Hook::Forward, |rule| rule.interface(through, true, bridge).drop());
@@ -74,16 +78,13 @@ pub(super) fn create(socket: &Socket, bridge: &str, range: &Range, policy: Polic
     batch.rule(Hook::Forward, |rule| rule.interface(Through::Out, true, bridge).is_published().accept());
     batch.rule(Hook::Forward, |rule| rule.interface(Through::Out, true, bridge).drop());
     batch.port_map(PUBLISHED);
-    batch.chain(Hook::Raw);
-    for side in [Side::Destination, Side::Source] {
-        batch.rule(Hook::Raw, |rule| rule.interface(Through::In, true, bridge).address(side, loopback).drop());
-    }
     for hook in [Hook::Prerouting, Hook::Output] {
         batch.chain(hook);
         for any in [false, true] {
             batch.rule(hook, |rule| {
-                if family == Family::Ip6 {
-                    // No packet from [::1] leaves a machine; those who ask there are served by a relay.
+                // Only this machine reaches its 127.0.0.1, by the output chain: a neighbor's packet to there is an attack.
+                // No packet from [::1] leaves a machine; those who ask there are served by a relay.
+                if family == Family::Ip6 || matches!(hook, Hook::Prerouting) {
                     rule.not_address(Side::Destination, loopback);
                 }
                 rule.is_for_this_machine().dnat_to_published(PUBLISHED, any);

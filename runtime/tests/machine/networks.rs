@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// A network of a test's own, which goes away with it.
 struct TestNetwork {
@@ -162,24 +163,78 @@ fn a_published_port_is_reached_from_everywhere_and_nothing_else_from_other_netwo
     assert_eq!(run(&root, &get(address, 80), one.join("neighbor", &[])).stdout, "published\n");
     let outcome = run(&root, &get(address, 80), two.join("stranger", &[]));
     assert_eq!(outcome.stdout, "", "{outcome:?}");
-    // A container reaches nothing of this machine's loopback.
-    let local = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = local.local_addr().unwrap().port();
-    let greeting = std::thread::spawn(move || {
-        let (mut stream, from) = local.accept().unwrap();
-        stream.write_all(b"a secret\n").unwrap();
-        from.ip()
-    });
-    let route = format!(
-        "ip addr add 127.0.0.9/32 dev eth0; ip route add 127.0.0.1/32 via {gateway} dev eth0; {}",
-        get("127.0.0.1", port)
-    );
-    let options = runtime::SpecOptions { cap_add: vec!["NET_ADMIN".into()], ..root.options(&["sh", "-c", &route]) };
-    let outcome = root.run_in(options, one.join("spy", &[]));
-    assert_eq!(outcome.stdout, "", "{outcome:?}");
-    TcpStream::connect(("127.0.0.1", port)).unwrap();
-    assert_eq!(greeting.join().unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST));
     stop(server);
+}
+
+/// Does something in the network namespace of a process.
+fn inside<T: Send>(pid: u32, work: impl FnOnce() -> T + Send) -> T {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    })
+}
+
+fn set(path: &str, value: &str) {
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all(value.as_bytes()).unwrap();
+}
+
+#[expect(clippy::disallowed_methods, reason = "a tool of the machine's")]
+fn tool(name: &str, arguments: &str) {
+    let status = std::process::Command::new(name).args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "{name} {arguments}");
+}
+
+#[test]
+fn a_container_reaches_nothing_of_this_machines_loopback() {
+    if !machine::is_root() {
+        return;
+    }
+    for internal in [false, true] {
+        let (root, one) = (Root::new(), TestNetwork::with(|definition| definition.internal = internal));
+        let network = one.join("spy", &[]);
+        let (address, gateway) = (network.address().unwrap(), one.definition.ipv4.gateway);
+        let spy = root.start_in(root.options(&["sleep", "100"]), Stdio::null(), network).unwrap();
+        let local = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let secret = local.local_addr().unwrap();
+        // Whoever administers the namespace can lead what is for its own loopback out of it.
+        inside(spy.pid(), || {
+            set("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1");
+            tool("ip", "addr del 127.0.0.1/8 dev lo");
+            tool("ip", &format!("route add 127.0.0.1/32 via {gateway} dev eth0 src {address}"));
+        });
+        let connect = || inside(spy.pid(), || TcpStream::connect_timeout(&secret, Duration::from_millis(500)).is_ok());
+        assert!(!connect(), "internal: {internal}");
+        // It is the rules that keep it away, even where packets for the loopback are let in; without them, it gets there.
+        let bridge = &one.definition.bridge;
+        set(&format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet"), "1");
+        assert!(!connect(), "internal: {internal}");
+        tool("nft", &format!("flush chain ip {bridge} raw"));
+        assert!(connect(), "internal: {internal}");
+        stop(spy);
+    }
+}
+
+#[test]
+fn a_bridge_takes_no_container_for_a_router() {
+    if !machine::is_root() {
+        return;
+    }
+    let net = format!("fd00:5118:{:x}::/64", std::process::id() & 0xffff);
+    let range = Range::of(net.parse().unwrap());
+    for (ipv6, internal, expected) in [(None, false, ["0", "1", "1"]), (Some(range), true, ["0", "0", "0"])] {
+        let one = TestNetwork::with(|definition| (definition.ipv6, definition.internal) = (ipv6, internal));
+        let _network = one.join("c", &[]);
+        let bridge = &one.definition.bridge;
+        let settings = ["ipv6/conf/B/accept_ra", "ipv6/conf/B/disable_ipv6", "ipv4/conf/B/route_localnet"];
+        let found = settings
+            .map(|setting| std::fs::read_to_string(format!("/proc/sys/net/{}", setting.replace('B', bridge))).unwrap());
+        assert_eq!(found.each_ref().map(|text| text.trim()), expected);
+    }
 }
 
 #[test]
@@ -193,13 +248,12 @@ fn packets_are_published_as_well() {
     let container = root.start_in(root.options(&["sleep", "100"]), Stdio::null(), network).unwrap();
     let pid = container.pid();
     std::thread::spawn(move || {
-        use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-        let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
-        move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Network)).unwrap();
-        let server = UdpSocket::bind("0.0.0.0:7").unwrap();
-        let mut bytes = [0; 16];
-        let (length, from) = server.recv_from(&mut bytes).unwrap();
-        server.send_to(&bytes[..length], from).unwrap();
+        inside(pid, || {
+            let server = UdpSocket::bind("0.0.0.0:7").unwrap();
+            let mut bytes = [0; 16];
+            let (length, from) = server.recv_from(&mut bytes).unwrap();
+            server.send_to(&bytes[..length], from).unwrap();
+        });
     });
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.connect(host).unwrap();
