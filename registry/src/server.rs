@@ -326,6 +326,21 @@ impl App {
         self.parts.working.clone().try_acquire_owned().ok()
     }
 
+    /// Does something in a task of its own, which goes on when nobody waits for the answer any more: what changes the
+    /// storage is not to stop half way because a client gave its request up.
+    async fn in_task<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let working = self.working();
+        let task = tokio::spawn(async move {
+            let done = work.await;
+            drop(working);
+            done
+        });
+        task.await.map_err(|error| RequestError::Storage(error.into()))
+    }
+
     /// Waits until nothing of that kind goes on.
     async fn all_worked(&self) {
         let _: Result<_, _> = self.parts.working.acquire_many(WORKERS).await;

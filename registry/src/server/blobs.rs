@@ -169,7 +169,8 @@ pub(crate) async fn delete(
     repository: &RepositoryName,
     digest: Digest,
 ) -> Result<Response<Body>, RequestError> {
-    let removed = app.repository(repository).delete_blob(&digest).await?;
+    let (here, deleted) = (app.repository(repository), digest.clone());
+    let removed = app.in_task(async move { here.delete_blob(&deleted).await }).await??;
     if removed { Ok(response::empty(StatusCode::ACCEPTED)) } else { Err(RequestError::UnknownBlob { digest }) }
 }
 

@@ -106,7 +106,7 @@ pub(crate) async fn moment(
     let here = app.repository(repository);
     let reference = format!("{tag}@{{{at}}}");
     match here.tag_at(tag, at).await?.and_then(|change| change.digest) {
-        Some(digest) => manifests::send(app, method, headers, &here, &digest, reference).await,
+        Some(digest) => manifests::send(app, method, headers, &here, (&digest, None), reference).await,
         None => Err(RequestError::UnknownManifest { reference }),
     }
 }

@@ -11,7 +11,7 @@ use super::error::RequestError;
 use super::response::{self, Condition, not_modified};
 use super::routes::ManifestReference;
 use crate::storage::tags::TagTest;
-use crate::storage::{NewManifest, Repository};
+use crate::storage::{Id, NewManifest, Repository};
 
 /// Of how many manifests that an index names it is found out whether they are here, to warn if not.
 const LOOKED_FOR: usize = 100;
@@ -25,27 +25,29 @@ pub(crate) async fn read(
     reference: ManifestReference,
 ) -> Result<Response<Body>, RequestError> {
     let here = app.repository(repository);
-    let digest = match &reference {
-        ManifestReference::Digest(digest) => digest.clone(),
+    let (digest, incarnation) = match &reference {
+        ManifestReference::Digest(digest) => (digest.clone(), None),
         ManifestReference::Tag(tag) => match here.tag(tag).await? {
-            Some(named) => named.digest,
+            Some(named) => (named.digest, Some(named.incarnation)),
             None => return Err(RequestError::UnknownManifest { reference: reference.to_string() }),
         },
     };
-    send(app, method, headers, &here, &digest, reference).await
+    send(app, method, headers, &here, (&digest, incarnation), reference).await
 }
 
-/// Answers with a manifest of the repository, if it is there.
+/// Answers with a manifest of the repository, if it is there, and if it is the incarnation that is asked for: a tag of
+/// one that was deleted names nothing, also when the manifest was pushed again.
 pub(crate) async fn send(
     app: &App,
     method: &Method,
     headers: &HeaderMap,
     here: &Repository,
-    digest: &Digest,
+    (digest, incarnation): (&Digest, Option<Id>),
     reference: impl ToString,
 ) -> Result<Response<Body>, RequestError> {
     let unknown = || RequestError::UnknownManifest { reference: reference.to_string() };
-    let record = here.manifest(digest).await?.ok_or_else(unknown)?;
+    let record = here.manifest(digest).await?;
+    let record = record.filter(|it| incarnation.is_none_or(|wanted| it.incarnation == wanted)).ok_or_else(unknown)?;
     // "It is here" keeps a client from pushing it again, so HEAD looks too. Pushed again, it is healed.
     let blob = here.manifest_blob(digest).await?.filter(|blob| blob.size() == record.size).ok_or_else(unknown)?;
     if not_modified(headers, digest) {
@@ -87,18 +89,23 @@ pub(crate) async fn put(
     }
     let parsed = Parsed::parse(&bytes, sent_as.as_deref()).map_err(|source| RequestError::BadManifest { source })?;
     let here = app.repository(repository);
-    let test = |current: Option<&Digest>| condition.as_ref().is_none_or(|condition| condition.holds(current));
-    let new = NewManifest {
-        digest: &digest,
-        bytes: &bytes,
-        parsed: &parsed,
-        media_type: sent_as.as_deref().unwrap_or(parsed.media_type()),
-        tags: &tags,
-        holds: condition.as_ref().map(|_| TagTest(&test)),
-        sparse: app.sparse(),
-        by: None,
+    let by_tag = expected.is_none();
+    let sparse = app.sparse();
+    let put = async move {
+        let test = |current: Option<&Digest>| condition.as_ref().is_none_or(|condition| condition.holds(current));
+        let new = NewManifest {
+            digest: &digest,
+            bytes: &bytes,
+            parsed: &parsed,
+            media_type: sent_as.as_deref().unwrap_or(parsed.media_type()),
+            tags: &tags,
+            holds: condition.as_ref().map(|_| TagTest(&test)),
+            sparse,
+            by: None,
+        };
+        here.put_manifest(&new).await.map(|()| (here, digest, parsed, tags))
     };
-    here.put_manifest(&new).await?;
+    let (here, digest, parsed, tags) = app.in_task(put).await??;
     let location = format!("/v2/{}/manifests/{digest}", repository.as_str());
     let mut answer = response::created(&location, &digest);
     if let Some(subject) = parsed.subject() {
@@ -109,7 +116,7 @@ pub(crate) async fn put(
             answer.headers_mut().append(response::OCI_TAG, tag);
         }
     }
-    if expected.is_none() {
+    if by_tag {
         response::set(&mut answer, header::ETAG, &response::etag(&digest));
     }
     warn(app, &here, &parsed, &tags, &mut answer).await?;
@@ -169,14 +176,17 @@ pub(crate) async fn delete(
     reference: ManifestReference,
 ) -> Result<Response<Body>, RequestError> {
     let here = app.repository(repository);
-    let removed = match &reference {
-        ManifestReference::Tag(tag) => here.delete_tag(tag, None).await?,
-        ManifestReference::Digest(digest) => here.delete_manifest(digest, None).await?,
+    let name = reference.to_string();
+    let delete = async move {
+        match &reference {
+            ManifestReference::Tag(tag) => here.delete_tag(tag, None).await,
+            ManifestReference::Digest(digest) => here.delete_manifest(digest, None).await,
+        }
     };
-    if removed {
+    if app.in_task(delete).await?? {
         Ok(response::empty(StatusCode::ACCEPTED))
     } else {
-        Err(RequestError::UnknownManifest { reference: reference.to_string() })
+        Err(RequestError::UnknownManifest { reference: name })
     }
 }
 

@@ -125,18 +125,16 @@ async fn bring(
     purpose: Purpose,
 ) -> Result<Response<Body>, RequestError> {
     let range = content_range(headers)?;
-    let working = app.working();
     let mut bringing = Bringing { app: app.clone(), repository: repository.clone(), body: std::mem::take(body), range };
-    let task = tokio::spawn(async move {
+    let work = async move {
         let answer = match purpose {
             Purpose::Whole(digest) => bringing.post(digest).await,
             Purpose::More(id) => bringing.append(id).await,
             Purpose::Rest(id, digest) => bringing.finish(id, digest).await,
         };
-        drop(working);
         (answer, bringing.body)
-    });
-    let (answer, rest) = task.await.map_err(|error| RequestError::Storage(error.into()))?;
+    };
+    let (answer, rest) = app.in_task(work).await?;
     *body = rest;
     answer
 }
@@ -282,7 +280,10 @@ pub(crate) async fn mount(
         None => app.storage().owners(&digest, 1).await?.into_iter().next(),
     };
     let mounted = match source {
-        Some(source) => app.repository(repository).mount(&digest, &source).await?,
+        Some(source) => {
+            let (here, digest) = (app.repository(repository), digest.clone());
+            app.in_task(async move { here.mount(&digest, &source).await }).await??
+        }
         None => false,
     };
     if mounted {

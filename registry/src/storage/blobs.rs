@@ -192,15 +192,14 @@ impl Repository {
     /// collector takes the blob before the client had time to push a manifest that names it.
     pub async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StorageError> {
         let key = keys::own(&self.name, digest);
-        let Some(own) = self.storage.slot::<OwnRecord>(&key).await?.here() else { return Ok(None) };
-        let Some(blob) = self.storage.readable(digest).await? else { return Ok(None) };
-        if let Place::Data(id) = blob.place
-            && self.storage.data().size(id).await? != Some(blob.size)
-        {
-            return Ok(None);
+        for _ in 0..TRIES {
+            let Some(own) = self.storage.slot::<OwnRecord>(&key).await?.here() else { return Ok(None) };
+            let Some(blob) = self.storage.whole(digest).await? else { return Ok(None) };
+            if self.storage.keep_own(&key, own).await? {
+                return Ok(Some(blob.size));
+            }
         }
-        self.storage.keep_own(&key, own).await?;
-        Ok(Some(blob.size))
+        Err(StorageError::Contended { key: key.as_str().to_owned() })
     }
 
     /// Makes bytes that are in memory a blob of the repository. The caller has made sure of the digest. When this
@@ -216,10 +215,10 @@ impl Repository {
         self.commit(digest, &Arrival::Data { id, size }).await
     }
 
-    /// Takes a blob over from another repository of this registry, and tells whether that has it. The caller has made
-    /// sure that the client may read it there.
+    /// Takes a blob over from another repository of this registry, and tells whether that has it, with all its bytes.
+    /// The caller has made sure that the client may read it there.
     pub async fn mount(&self, digest: &Digest, from: &RepositoryName) -> Result<bool, StorageError> {
-        if !self.storage.has_record(&keys::own(from, digest)).await? {
+        if !self.storage.has_record(&keys::own(from, digest)).await? || self.storage.whole(digest).await?.is_none() {
             return Ok(false);
         }
         match self.commit(digest, &Arrival::Known).await {
@@ -350,6 +349,16 @@ impl Storage {
             };
             Some(Blob { storage: self.clone(), digest: digest.clone(), size: record.size, place })
         }))
+    }
+
+    /// Finds a blob that the caller may read, if its bytes are all there and not only its record says so.
+    async fn whole(&self, digest: &Digest) -> Result<Option<Blob>, StorageError> {
+        let Some(blob) = self.readable(digest).await? else { return Ok(None) };
+        let whole = match blob.place {
+            Place::Inline(_) => true,
+            Place::Data(id) => self.data().size(id).await? == Some(blob.size),
+        };
+        Ok(whole.then_some(blob))
     }
 
     /// Writes edges, and does then what reads the records that they keep.

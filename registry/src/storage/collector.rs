@@ -102,7 +102,9 @@ impl Storage {
         self.collect_candidates(&mut round).await?;
         if options.scan {
             self.scan_edges(&mut round).await?;
-            let known = self.scan_blobs(&mut round).await?;
+            // Before the records: what an upload stands on until it ends, a record names then.
+            let mut known = self.upload_data().await?;
+            self.scan_blobs(&mut round, &mut known).await?;
             self.scan_data(&mut round, &known).await?;
         }
         Ok(round.collected)
@@ -383,9 +385,9 @@ impl Storage {
         Ok(incarnation == Some(edge.incarnation))
     }
 
-    /// Looks at all blobs, and returns the data objects that their records name.
-    async fn scan_blobs(&self, round: &mut Round) -> Result<HashSet<Id>, StorageError> {
-        let (mut known, mut after) = (HashSet::new(), None::<Key>);
+    /// Looks at all blobs, and adds the data objects that their records name to those that are known.
+    async fn scan_blobs(&self, round: &mut Round, known: &mut HashSet<Id>) -> Result<(), StorageError> {
+        let mut after = None::<Key>;
         loop {
             let page = self.objects().list(&keys::blobs(), after.as_ref(), 1000).await?;
             for entry in page.entries.iter().filter(|entry| entry.size > TOMBSTONE) {
@@ -398,7 +400,7 @@ impl Storage {
             }
             match page.entries.last().filter(|_| page.more) {
                 Some(last) => after = Some(last.key.clone()),
-                None => return Ok(known),
+                None => return Ok(()),
             }
         }
     }
@@ -407,7 +409,6 @@ impl Storage {
     ///
     /// A request that lives finishes its data and writes the record at once; a day lies between that and this.
     async fn scan_data(&self, round: &mut Round, known: &HashSet<Id>) -> Result<(), StorageError> {
-        let tails = self.upload_data().await?;
         let usual = || self.options().grace.max(Duration::from_secs(24 * 60 * 60));
         let least = round.options.unnamed.unwrap_or_else(usual);
         let mut after = None;
@@ -416,7 +417,7 @@ impl Storage {
             for (id, _, modified) in &page.entries {
                 let age = round.now.duration_since(*modified);
                 let old = !age.is_negative() && age.unsigned_abs() >= least;
-                if old && !known.contains(id) && !tails.contains(id) && !round.options.dry_run {
+                if old && !known.contains(id) && !round.options.dry_run {
                     self.data().delete(*id).await?;
                     round.collected.leftovers += 1;
                 }

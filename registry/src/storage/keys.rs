@@ -234,6 +234,17 @@ pub fn named_by(repository: &RepositoryName, digest: &Digest, incarnation: Id) -
     prefix(format!("r/{}/{}/{incarnation}.", repo(repository), flat(digest)))
 }
 
+/// The hints which tags named a manifest, in any incarnation.
+pub fn named_ever(repository: &RepositoryName, digest: &Digest) -> Prefix {
+    prefix(format!("r/{}/{}/", repo(repository), flat(digest)))
+}
+
+/// Reads the key of such a hint, without its manifest.
+pub fn parse_named(prefix: &Prefix, key: &Key) -> Option<(Id, Tag)> {
+    let (incarnation, tag) = prefix.rest(key)?.split_once('.')?;
+    Some((incarnation.parse().ok()?, tag.parse().ok()?))
+}
+
 /// The record of a tag.
 pub fn tag(repository: &RepositoryName, tag: &Tag) -> Key {
     tags(repository).key(tag.as_str())

@@ -265,7 +265,8 @@ impl Repository {
         Ok(owned && known)
     }
 
-    /// Deletes a manifest and the tags that name it, and tells whether it was here.
+    /// Deletes a manifest and the tags that name it, and tells whether it was here. When this fails half way, doing it
+    /// again finishes it.
     ///
     /// What it refers to loses its edges, and goes when nothing else relies on it. Manifests that are about it stay.
     pub async fn delete_manifest(&self, digest: &Digest, by: Option<&str>) -> Result<bool, StorageError> {
@@ -273,7 +274,13 @@ impl Repository {
         for _ in 0..TRIES {
             let slot = self.storage.slot::<ManifestRecord>(&key).await?;
             let condition = slot.condition();
+            let gone = matches!(slot, Slot::Gone(_));
             let Some(held) = slot.here() else {
+                // Whoever deleted it may not have come to the rest.
+                if gone {
+                    self.forget_tags(digest, by).await?;
+                    self.leave_catalog().await?;
+                }
                 self.storage.sync().await?;
                 return Ok(false);
             };
@@ -294,7 +301,7 @@ impl Repository {
         record: &ManifestRecord,
         by: Option<&str>,
     ) -> Result<(), StorageError> {
-        self.forget_tags(digest, record.incarnation, by).await?;
+        self.forget_tags(digest, by).await?;
         if let Some(subject) = &record.subject {
             let referrer = keys::referrer(&self.name, subject, digest, record.incarnation);
             self.storage.objects().delete(&referrer).await?;
@@ -304,17 +311,22 @@ impl Repository {
         self.leave_catalog().await
     }
 
-    /// Removes the tags that name an incarnation of a manifest, which is gone.
-    async fn forget_tags(&self, digest: &Digest, incarnation: Id, by: Option<&str>) -> Result<(), StorageError> {
-        let hints = keys::named_by(&self.name, digest, incarnation);
+    /// Removes the tags that name incarnations of a manifest which are gone.
+    pub(super) async fn forget_tags(&self, digest: &Digest, by: Option<&str>) -> Result<(), StorageError> {
+        let hints = keys::named_ever(&self.name, digest);
         let mut after = None;
         loop {
             let page = self.storage.objects().list(&hints, after.as_ref(), 1000).await?;
+            // Read after the hints, which come after the record: an incarnation with a hint that is not here now never
+            // will be.
+            let here = self.manifest(digest).await?.map(|record| record.incarnation);
             for entry in &page.entries {
-                if let Some(tag) = hints.rest(&entry.key).and_then(|tag| tag.parse::<Tag>().ok()) {
-                    self.remove_tag(&tag, by, |record| record.digest == *digest && record.incarnation == incarnation)
-                        .await?;
+                let Some((incarnation, tag)) = keys::parse_named(&hints, &entry.key) else { continue };
+                if Some(incarnation) == here {
+                    continue;
                 }
+                self.remove_tag(&tag, by, |record| record.digest == *digest && record.incarnation == incarnation)
+                    .await?;
                 self.storage.objects().delete(&entry.key).await?;
             }
             match page.entries.last().filter(|_| page.more) {

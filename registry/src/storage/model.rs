@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use oci::{Descriptor, Digest, Manifest, Parsed, RepositoryName, media_type};
+use oci::{Descriptor, Digest, Manifest, Parsed, RepositoryName, Tag, media_type};
 
 use super::collector::{CollectOptions, Weakness};
 use super::keys::{self, Edge};
@@ -170,6 +170,8 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 struct Scene<'a> {
     acts: &'a [Act],
     named: bool,
+    /// Whether every push sets a tag, too.
+    tagged: bool,
 }
 
 /// What happened to the actors, for the checks.
@@ -177,20 +179,21 @@ struct World {
     memory: Memory,
     storage: Storage,
     acts: Vec<Act>,
+    tagged: bool,
     succeeded: Arc<Mutex<BTreeSet<usize>>>,
 }
 
 impl World {
-    fn new(Scene { acts, named }: Scene<'_>, weakness: Option<Weakness>) -> Self {
+    fn new(Scene { acts, named, tagged }: Scene<'_>, weakness: Option<Weakness>) -> Self {
         let memory = Memory::default();
         let storage = storage(&memory, 1000, weakness);
         let repository = storage.repository(&name("r"));
         now(repository.put_blob(&Digest::sha256(&blob()), blob())).expect("stored");
-        now(push(&storage, 0)).expect("pushed");
+        now(push(&storage, 0, tagged)).expect("pushed");
         if !named {
             assert!(now(repository.delete_manifest(&manifest(0).2, None)).expect("deleted"));
         }
-        Self { memory, storage, acts: acts.to_vec(), succeeded: Arc::default() }
+        Self { memory, storage, acts: acts.to_vec(), tagged, succeeded: Arc::default() }
     }
 
     fn actor(
@@ -201,13 +204,13 @@ impl World {
     ) -> BoxFuture<'static, ()> {
         let gate = Arc::new(Turnstile { actor: number, waiting: waiting.clone() });
         let storage = storage(&self.memory.behind(gate), number, weakness);
-        let (act, succeeded) = (self.acts[number], self.succeeded.clone());
+        let (act, tagged, succeeded) = (self.acts[number], self.tagged, self.succeeded.clone());
         async move {
             let digest = Digest::sha256(&blob());
             let (here, there) = (storage.repository(&name("r")), storage.repository(&name("other")));
             let ok = match act {
-                Act::Push => push(&storage, 1).await.is_ok(),
-                Act::PushAgain => push(&storage, 0).await.is_ok(),
+                Act::Push => push(&storage, 1, tagged).await.is_ok(),
+                Act::PushAgain => push(&storage, 0, tagged).await.is_ok(),
                 Act::Upload => here.put_blob(&digest, blob()).await.is_ok(),
                 Act::UploadElsewhere => there.put_blob(&digest, blob()).await.is_ok(),
                 Act::Mount => there.mount(&digest, &name("r")).await.unwrap_or(false),
@@ -259,8 +262,31 @@ impl World {
         Ok(())
     }
 
+    /// Says which tag names what is gone, after whoever deletes a manifest has tried again.
+    fn check_tags(&self) -> Result<(), String> {
+        let repository = self.storage.repository(&name("r"));
+        if self.acts.contains(&Act::Delete) {
+            now(repository.delete_manifest(&manifest(0).2, None)).expect("deleted");
+        }
+        for tag in now(repository.tags(None, 10)).expect("listed").entries {
+            let named = now(repository.tag(&tag.parse().expect("a tag"))).expect("read").expect("listed");
+            let here = now(repository.manifest(&named.digest)).expect("read");
+            if here.is_none_or(|record| record.incarnation != named.incarnation) {
+                return Err(format!("tag `{tag}` names a manifest that is gone"));
+            }
+        }
+        let manifests = now(repository.manifests(None, 1)).expect("listed").entries;
+        if manifests.is_empty() && !now(self.storage.catalog(None, 1)).expect("listed").entries.is_empty() {
+            return Err("the catalog has a repository without manifests".into());
+        }
+        Ok(())
+    }
+
     /// Says what is left that nobody needs, after everybody has ended.
     fn check_leftovers(&self) -> Result<(), String> {
+        if self.tagged {
+            self.check_tags()?;
+        }
         for _ in 0..3 {
             let options = CollectOptions { scan: true, ..CollectOptions::default() };
             now(self.storage.collect(options)).map_err(|error| error.to_string())?;
@@ -281,14 +307,15 @@ impl World {
     }
 }
 
-async fn push(storage: &Storage, number: u8) -> Result<(), super::PutManifestError> {
+async fn push(storage: &Storage, number: u8, tagged: bool) -> Result<(), super::PutManifestError> {
     let (bytes, parsed, digest) = manifest(number);
+    let tags: Vec<Tag> = tagged.then(|| "t".parse().expect("a tag")).into_iter().collect();
     let new = NewManifest {
         digest: &digest,
         bytes: &bytes,
         parsed: &parsed,
         media_type: parsed.media_type(),
-        tags: &[],
+        tags: &tags,
         holds: None,
         sparse: false,
         by: None,
@@ -472,7 +499,7 @@ const FEW: [(&[Act], bool); 14] = [
 fn every_schedule_of_few_is_safe() {
     let mut all = 0;
     for (acts, named) in FEW {
-        let count = explore(Scene { acts, named }, None);
+        let count = explore(Scene { acts, named, tagged: false }, None);
         let count = count.unwrap_or_else(|wrong| panic!("{acts:?}: {}", report(acts, &wrong)));
         println!("{acts:?} {named}: {count}");
         all += count;
@@ -494,7 +521,7 @@ fn many_schedules_of_many_are_safe() {
             scope.spawn(move || {
                 for seed in 0..schedules(2_000) {
                     let odds = odds[seed as usize % odds.len()];
-                    let done = at_random(Scene { acts: &acts, named }, None, seed, odds);
+                    let done = at_random(Scene { acts: &acts, named, tagged: false }, None, seed, odds);
                     done.unwrap_or_else(|wrong| panic!("{named} {seed}: {}", report(&acts, &wrong)));
                 }
             });
@@ -506,7 +533,7 @@ fn many_schedules_of_many_are_safe() {
 fn protocols_that_are_wrong_are_seen_to_be() {
     let acts = [Act::Push, Act::Upload, Act::Delete, Act::Collect, Act::Collect];
     for weakness in [Weakness::EdgeAfterRead, Weakness::NoCondemning, Weakness::NoSecondList, Weakness::BlindKill] {
-        let scene = Scene { acts: &acts, named: true };
+        let scene = Scene { acts: &acts, named: true, tagged: false };
         let seen = (0..100_000).find(|seed| at_random(scene, Some(weakness), *seed, Odds::default()).is_err());
         println!("{weakness:?}: {seen:?}");
         assert!(seen.is_some(), "{weakness:?} was not seen");
@@ -525,7 +552,7 @@ fn a_crash_at_any_call_leaves_nothing_that_is_not_swept() {
                     break;
                 }
                 let mut steps_of_first = 0;
-                let done = run(Scene { acts: &acts, named }, None, |steps| {
+                let done = run(Scene { acts: &acts, named, tagged: true }, None, |steps| {
                     let Some(first) = steps.iter().position(|step| step.actor == 0) else {
                         return Choice::Step(0, Fate::Done);
                     };

@@ -1,12 +1,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use oci::{Algorithm, Descriptor, Digest, Index, Manifest, Parsed, RepositoryName, Tag, media_type};
 
 use super::collector::CollectOptions;
 use super::fsck::{FsckOptions, Mending};
 use super::inspect::{Reason, Sum};
-use super::objects::memory::Memory;
+use super::objects::memory::{Fate, Gate, Memory};
 use super::referrers::ReferrersLimit;
 use super::retention::{RetentionRules, Retired};
 use super::tags::TagTest;
@@ -116,6 +118,26 @@ fn an_image_is_pushed_pulled_deleted_and_collected() {
 }
 
 #[test]
+fn a_delete_that_stopped_half_way_is_finished_by_the_next() {
+    on_memory(without_grace(), async |_, storage| {
+        let repository = storage.repository(&name("a"));
+        let digest = push(&repository, &[b"layer"], &[tag("old")]).await.expect("pushed");
+        let key = keys::manifest(&name("a"), &digest);
+        let bury = async || storage.bury(&key, 0, objects::Condition::Always).await.expect("buried");
+        bury().await;
+        assert!(!repository.delete_manifest(&digest, None).await.expect("finished"));
+        assert!(repository.tags(None, 10).await.expect("listed").entries.is_empty());
+        assert!(storage.catalog(None, 10).await.expect("listed").entries.is_empty());
+        // What was pushed again meanwhile keeps the tags that name it now.
+        push(&repository, &[b"layer"], &[tag("old")]).await.expect("pushed");
+        bury().await;
+        push(&repository, &[b"layer"], &[tag("new")]).await.expect("pushed");
+        repository.forget_tags(&digest, None).await.expect("finished");
+        assert_eq!(repository.tags(None, 10).await.expect("listed").entries, ["new"]);
+    });
+}
+
+#[test]
 fn what_nobody_relies_on_has_its_grace() {
     on_memory(StorageOptions::default(), async |memory, storage| {
         let repository = storage.repository(&name("a"));
@@ -132,6 +154,67 @@ fn what_nobody_relies_on_has_its_grace() {
         memory.pass_time(Duration::from_secs(24 * 60 * 60));
         assert_eq!(storage.collect(CollectOptions::default()).await.expect("collected").blobs, 1);
     });
+}
+
+/// Does something once, when a call comes that it waits for.
+struct Meanwhile {
+    call: (&'static str, &'static str),
+    act: std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Gate for Meanwhile {
+    fn pass(&self, call: &'static str, what: &str) -> BoxFuture<'static, Fate> {
+        if call == self.call.0 && what.starts_with(self.call.1) {
+            let act = self.act.lock().expect("not poisoned").take();
+            act.into_iter().for_each(|act| act());
+        }
+        std::future::ready(Fate::Done).boxed()
+    }
+}
+
+/// Opens the store with something that happens just before a call to it.
+fn meanwhile(memory: &Memory, call: (&'static str, &'static str), act: impl FnOnce() + Send + 'static) -> Storage {
+    let gate = Meanwhile { call, act: std::sync::Mutex::new(Some(Box::new(act))) };
+    Storage::new(memory.behind(std::sync::Arc::new(gate)).backend(), StorageOptions::default())
+}
+
+#[test]
+fn a_blob_that_goes_while_a_client_asks_for_it_is_not_promised() {
+    on_memory(StorageOptions::default(), async |memory, storage| {
+        let repository = storage.repository(&name("a"));
+        let digest = Digest::sha256(b"x");
+        repository.put_blob(&digest, Bytes::from_static(b"x")).await.expect("stored");
+        // So old that to ask for it is noted in its record.
+        memory.pass_time(Duration::from_secs(13 * 60 * 60));
+        let (other, gone) = (repository.clone(), digest.clone());
+        let asked = meanwhile(&memory, ("put", "o/"), move || {
+            let deleted = other.delete_blob(&gone).now_or_never().expect("memory does not wait");
+            assert!(deleted.expect("deleted"));
+        });
+        assert_eq!(asked.repository(&name("a")).blob_size(&digest).await.expect("asked"), None);
+    });
+}
+
+#[test]
+fn data_of_an_upload_that_ends_while_it_is_collected_stays() {
+    for moment in [("list", "u/"), ("list", "b/"), ("list data", "d/")] {
+        on_memory(StorageOptions::default(), async |memory, storage| {
+            let repository = storage.repository(&name("a"));
+            let bytes = Bytes::from(vec![7; 300_000]);
+            let digest = Digest::sha256(&bytes);
+            let id = repository.begin_upload(Algorithm::Sha256).await.expect("named");
+            let mut upload = repository.resume_upload(&id).await.expect("fresh");
+            upload.append(vec![bytes.clone()]).await.expect("added");
+            upload.pause().await.expect("noted");
+            let (bucket, blob) = (memory.clone(), digest.clone());
+            let collecting = meanwhile(&memory, moment, move || {
+                upload.finish(&blob).now_or_never().expect("memory does not wait").expect("finished");
+                bucket.age(bucket.data_ids()[0], Duration::from_secs(48 * 60 * 60));
+            });
+            collecting.collect(CollectOptions { scan: true, ..CollectOptions::default() }).await.expect("collected");
+            assert_eq!(read(&repository, &digest).await, Some(bytes), "{moment:?}");
+        });
+    }
 }
 
 #[test]
@@ -327,6 +410,22 @@ fn a_mount_needs_the_blob_where_it_is_said_to_be() {
         assert!(!a.delete_blob(&digest).await.expect("gone"));
         assert_eq!(read(&b, &digest).await.as_deref(), Some(b"x".as_slice()));
         assert_eq!(read(&a, &digest).await, None);
+    });
+}
+
+#[test]
+fn a_blob_whose_bytes_are_lost_or_short_is_not_mounted() {
+    on_memory(without_grace(), async |memory, storage| {
+        let (a, b) = (storage.repository(&name("a")), storage.repository(&name("b")));
+        let bytes = Bytes::from(vec![7; 300_000]);
+        let digest = Digest::sha256(&bytes);
+        a.put_blob(&digest, bytes.clone()).await.expect("stored");
+        memory.damage(memory.data_ids()[0], bytes.slice(1..));
+        assert!(!b.mount(&digest, &name("a")).await.expect("asked"));
+        storage.data().delete(memory.data_ids()[0]).await.expect("lost");
+        assert!(!b.mount(&digest, &name("a")).await.expect("asked"));
+        a.put_blob(&digest, bytes).await.expect("healed");
+        assert!(b.mount(&digest, &name("a")).await.expect("mounted"));
     });
 }
 

@@ -30,6 +30,46 @@ fn start() -> (Running, Arc<Switch>) {
     (Running::start(move |options| options.storage = storage), switch)
 }
 
+/// Fails everything from the moment on at which a manifest's record was written.
+#[derive(Default)]
+struct AfterManifest {
+    armed: AtomicBool,
+    off: AtomicBool,
+}
+
+impl Gate for AfterManifest {
+    fn pass(&self, call: &'static str, what: &str) -> BoxFuture<'static, Fate> {
+        let fate = if self.off.load(Ordering::SeqCst) { Fate::Refused } else { Fate::Done };
+        if call == "put" && what.starts_with("m/") && self.armed.swap(false, Ordering::SeqCst) {
+            self.off.store(true, Ordering::SeqCst);
+        }
+        std::future::ready(fate).boxed()
+    }
+}
+
+#[test]
+fn a_tag_of_a_manifest_that_was_half_deleted_does_not_come_back_with_it() {
+    let gate = Arc::<AfterManifest>::default();
+    let storage = Storage::new(Memory::default().behind(gate.clone()).backend(), StorageOptions::default());
+    let server = Running::start(move |options| options.storage = storage);
+    let manifest = br#"{"schemaVersion":2,"manifests":[]}"#;
+    let by_digest = format!("/v2/a/manifests/{}", Digest::sha256(manifest));
+    let put = |tag: &str| {
+        let length = manifest.len().to_string();
+        let headers = [("content-length", length.as_str()), ("content-type", media_type::OCI_INDEX)];
+        request(&server.addr, "PUT", &format!("/v2/a/manifests/{tag}"), &headers, manifest).expect("an answer").status
+    };
+    let get = |tag: &str| server.send("GET", &format!("/v2/a/manifests/{tag}"), b"").status;
+    assert_eq!((put("old"), get("old")), (201, 200));
+    gate.armed.store(true, Ordering::SeqCst);
+    assert_eq!(server.send("DELETE", &by_digest, b"").status, 503);
+    gate.off.store(false, Ordering::SeqCst);
+    assert_eq!((put("new"), get("new"), get("old")), (201, 200, 404));
+    assert_eq!(server.send("DELETE", &by_digest, b"").status, 202);
+    assert_eq!(server.send("GET", "/v2/a/tags/list", b"").body, server.send("GET", "/v2/a/tags/list?n=1", b"").body);
+    assert!(!String::from_utf8_lossy(&server.send("GET", "/v2/a/tags/list", b"").body).contains("old"));
+}
+
 #[track_caller]
 fn unavailable(answer: &Answer) {
     assert_eq!(answer.status, 503, "{answer:?}");

@@ -88,6 +88,13 @@ impl Memory {
         self.state().data.keys().copied().collect()
     }
 
+    /// Makes a data object older, for tests: in a bucket it is as old as the upload that brought it.
+    pub fn age(&self, id: Id, time: Duration) {
+        if let Some((_, at)) = self.state().data.get_mut(&id) {
+            *at -= time;
+        }
+    }
+
     /// Damages a data object, for tests.
     pub fn damage(&self, id: Id, bytes: Bytes) {
         let mut state = self.state();
