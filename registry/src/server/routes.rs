@@ -198,20 +198,20 @@ impl Operation {
         if *method != Method::POST {
             return Err(RequestError::Method { allowed: "POST" });
         }
-        let algorithm = match parameters.first("digest-algorithm") {
-            Some(text) => text.parse()?,
-            None => Algorithm::Sha256,
-        };
+        let algorithm = parameters.first("digest-algorithm").map(str::parse::<Algorithm>).transpose()?;
         if let Some(digest) = parameters.first("mount") {
             let from = match parameters.first("from").filter(|from| !from.is_empty()) {
                 Some(from) => Some(name(from)?),
                 None => None,
             };
-            return Ok(Self::MountBlob { repository, digest: digest.parse()?, from, algorithm });
+            let digest: Digest = digest.parse()?;
+            // What cannot be mounted is about to come.
+            let algorithm = algorithm.unwrap_or(digest.algorithm());
+            return Ok(Self::MountBlob { repository, digest, from, algorithm });
         }
         match parameters.first("digest") {
             Some(digest) => Ok(Self::PostBlob { repository, digest: digest.parse()? }),
-            None => Ok(Self::StartUpload { repository, algorithm }),
+            None => Ok(Self::StartUpload { repository, algorithm: algorithm.unwrap_or(Algorithm::Sha256) }),
         }
     }
 
@@ -408,6 +408,18 @@ mod tests {
             "/v2//manifests/x",
         ] {
             assert!(matches!(parse(Method::GET, uri), Err(RequestError::BadName { .. })), "{uri}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_is_hashed_as_its_digest_is() {
+        let long = Digest::of(Algorithm::Sha512, b"x");
+        for (rest, wanted) in [("", Algorithm::Sha512), ("&digest-algorithm=sha256", Algorithm::Sha256)] {
+            let uri = format!("/v2/a/blobs/uploads/?mount={long}&from=b{rest}");
+            match parse(Method::POST, &uri) {
+                Ok(Operation::MountBlob { algorithm, .. }) => assert_eq!(algorithm, wanted),
+                other => panic!("{other:?}"),
+            }
         }
     }
 
