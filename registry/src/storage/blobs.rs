@@ -414,13 +414,18 @@ impl Storage {
                     (None, _) => held.bytes.len() as u64 == held.record.size,
                     (Some(_), Arrival::Known) => true,
                 };
+                // Whoever tries again brings what an earlier attempt placed.
+                let whose = match arrival {
+                    Arrival::Data { id, .. } if held.record.data == Some(*id) => Source::Mine,
+                    _ => Source::Theirs,
+                };
                 if whole && state == BlobState::Live {
-                    return Ok(Source::Theirs);
+                    return Ok(whose);
                 }
                 if whole {
                     let live = BlobRecord { state: BlobState::Live, ..held.record.clone() };
                     if self.replace(&key, &live, &held.bytes, condition).await?.is_some() {
-                        return Ok(Source::Theirs);
+                        return Ok(whose);
                     }
                     continue;
                 }

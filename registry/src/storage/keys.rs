@@ -27,7 +27,7 @@
 //!
 //! **Invariant:** a RECORD changes only by compare-and-swap and is never deleted: what is gone is a tombstone, at most
 //! [`TOMBSTONE`] bytes, so that a list tells it from what is there. What is deleted has an ID in its key, and never
-//! comes back. The exceptions are `r`, `g/b` and `g/p`, which are hints.
+//! comes back. The exceptions are `r`, `g/b` and `g/p`, which are hints, and tombstones below `u` that are a day old.
 
 use oci::{Digest, RepositoryName, Tag};
 

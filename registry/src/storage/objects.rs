@@ -8,6 +8,7 @@
 //! | `objects/memory.rs` | nothing that lasts: for tests, which decide what happens in which order |
 //! | `objects/conformance.rs` | the contract, held against all of them |
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
@@ -200,7 +201,7 @@ pub struct Checkpoint {
     pub tail: Option<Id>,
 }
 
-/// A data object on its way. Dropped, it may leave something behind that [`Data::discard`] removes.
+/// A data object on its way. Dropped, it leaves nothing behind unless it was paused, as far as that can be helped.
 #[async_trait]
 pub trait DataWriter: fmt::Debug + Send {
     /// Takes in the next bytes.
@@ -236,6 +237,12 @@ pub trait Data: fmt::Debug + Send + Sync {
 
     /// Throws away what a checkpoint leads to.
     async fn discard(&self, checkpoint: &Checkpoint) -> Result<(), ObjectError>;
+
+    /// Throws away what nobody writes to, nobody wrote to since `before`, and is not in `known`, of objects that were
+    /// begun and never finished; returns how many. Where the store does that by itself there is nothing to do.
+    async fn sweep(&self, _before: Timestamp, _known: &HashSet<Id>) -> Result<u64, ObjectError> {
+        Ok(0)
+    }
 
     /// Reads some of an object.
     async fn read(&self, id: Id, range: Range<u64>) -> Result<Option<Content>, ObjectError>;

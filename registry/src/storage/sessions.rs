@@ -25,6 +25,9 @@ use super::{Repository, Storage, StorageError};
 /// After so many bytes of one request, how far it came is noted.
 const NOTE_EVERY: u64 = 256 * 1024 * 1024;
 
+/// For at least so long it is known that an upload is over.
+const TOMBSTONES_STAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// From how many bytes on hashing goes to another thread: it takes some 100 µs, and going there some 20.
 const WORTH_A_THREAD: usize = 256 * 1024;
 
@@ -132,6 +135,8 @@ enum Stage {
     Few(BytesMut),
     /// On their way to a data object.
     Many(Box<dyn DataWriter>, Id),
+    /// In a data object that an earlier try finished, and perhaps made a blob of.
+    Finished(Id),
 }
 
 impl Storage {
@@ -170,7 +175,10 @@ impl Storage {
         Ok(mac)
     }
 
-    /// Throws uploads away to which nothing was added for `age`, and returns how many.
+    /// Throws uploads away to which nothing was added for `age`, and what is left of those that ended as long ago, and
+    /// returns how many uploads it were.
+    ///
+    /// A tombstone only tells clients that an upload is over, and nobody has a use for that who comes so late.
     pub async fn expire_uploads(&self, age: Duration) -> Result<u64, StorageError> {
         let now = self.objects().now().await?;
         let (mut expired, mut after) = (0, None::<Key>);
@@ -178,7 +186,13 @@ impl Storage {
             let page = self.objects().list(&keys::uploads(), after.as_ref(), 1000).await?;
             for entry in &page.entries {
                 let idle = now.duration_since(entry.modified);
-                if entry.size <= TOMBSTONE || idle.is_negative() || idle.unsigned_abs() < age {
+                if idle.is_negative() || idle.unsigned_abs() < age {
+                    continue;
+                }
+                if entry.size <= TOMBSTONE {
+                    if idle.unsigned_abs() >= age.max(TOMBSTONES_STAY) {
+                        self.objects().delete(&entry.key).await?;
+                    }
                     continue;
                 }
                 let slot = self.slot::<SessionRecord>(&entry.key).await?;
@@ -194,9 +208,11 @@ impl Storage {
             }
             match page.entries.last().filter(|_| page.more) {
                 Some(last) => after = Some(last.key.clone()),
-                None => return Ok(expired),
+                None => break,
             }
         }
+        let before = now.checked_sub(age).unwrap_or(jiff::Timestamp::MIN);
+        Ok(expired + self.data().sweep(before, &self.upload_data().await?).await?)
     }
 
     /// Returns the data objects that uploads stand on.
@@ -249,8 +265,14 @@ impl Repository {
                 let stage = match &record.data {
                     None => Stage::Few(BytesMut::from(&held.bytes[..])),
                     Some(checkpoint) => {
-                        let writer = self.storage.data().resume(checkpoint).await?;
-                        Stage::Many(writer.ok_or(UploadError::Unknown)?, checkpoint.id)
+                        let data = self.storage.data();
+                        match data.resume(checkpoint).await? {
+                            Some(writer) => Stage::Many(writer, checkpoint.id),
+                            None if data.size(checkpoint.id).await? == Some(record.size) => {
+                                Stage::Finished(checkpoint.id)
+                            }
+                            None => return Err(UploadError::Unknown),
+                        }
                     }
                 };
                 let (size, repository) = (record.size, self.clone());
@@ -318,6 +340,9 @@ impl Upload {
         }
         self.failed = true;
         let added: usize = pieces.iter().map(Bytes::len).sum();
+        if matches!(self.stage, Stage::Finished(_)) && added > 0 {
+            return Err(UploadError::Unknown);
+        }
         let inline = self.repository.storage.options().inline;
         if let Stage::Few(few) = &mut self.stage {
             if few.len() + added <= inline {
@@ -334,7 +359,7 @@ impl Upload {
         }
         let hash = hash(self.hasher.clone(), &pieces, added);
         self.hasher = match &mut self.stage {
-            Stage::Few(_) => hash.await,
+            Stage::Few(_) | Stage::Finished(_) => hash.await,
             Stage::Many(writer, _) => {
                 let (hasher, written) = tokio::join!(hash, writer.write(&pieces));
                 written?;
@@ -357,6 +382,7 @@ impl Upload {
         let (data, bytes) = match &mut self.stage {
             Stage::Few(few) => (None, few.clone().freeze()),
             Stage::Many(writer, _) => (Some(writer.pause().await?), Bytes::new()),
+            Stage::Finished(_) => return Ok(()),
         };
         let hash = self.hasher.state().iter().map(|byte| format!("{byte:02x}")).collect();
         let repository = self.repository.name.as_str().to_owned();
@@ -378,13 +404,19 @@ impl Upload {
     /// Makes the bytes a blob of the repository, if they hash to `expected`, and returns how many they are.
     ///
     /// On success the blob survives a crash of the machine. With other bytes, nothing is stored and the upload is gone.
-    pub async fn finish(self, expected: &Digest) -> Result<u64, UploadError> {
-        let Self { repository, id, size, hasher, stage, condition, failed, .. } = self;
-        if failed {
+    /// After another error, an upload that was paused before can be resumed, and finished.
+    pub async fn finish(mut self, expected: &Digest) -> Result<u64, UploadError> {
+        if self.failed {
             return Err(UploadError::Unknown);
         }
+        let known = (expected.algorithm() == self.id.algorithm).then(|| self.hasher.clone().finish());
+        let is_other = known.as_ref().is_some_and(|actual| actual != expected);
+        // Whoever has to try again finds the data where it is finished, and only by its whole size.
+        if !is_other && self.condition != Condition::Absent && self.noted != self.size {
+            self.pause().await?;
+        }
+        let Self { repository, id, size, stage, condition, .. } = self;
         let storage = repository.storage.clone();
-        let known = (expected.algorithm() == id.algorithm).then(|| hasher.finish());
         if let Some(actual) = known.clone().filter(|actual| actual != expected) {
             if let Stage::Many(writer, _) = stage {
                 writer.abort().await?;
@@ -392,18 +424,21 @@ impl Upload {
             close(&storage, &id, condition).await?;
             return Err(UploadError::DigestMismatch { expected: expected.clone(), actual });
         }
+        let is_new = !matches!(stage, Stage::Finished(_));
         let arrival = match stage {
             Stage::Few(few) => Arrival::Inline(few.freeze()),
             Stage::Many(writer, data) => {
                 let size = writer.finish().await?;
                 Arrival::Data { id: data, size }
             }
+            Stage::Finished(data) => Arrival::Data { id: data, size },
         };
         if known.is_none() {
             // Known too late how to hash: it takes a second look.
             let actual = hash_again(&storage, &arrival, expected.algorithm()).await?;
             if actual != *expected {
-                if let Arrival::Data { id, .. } = arrival {
+                // What was finished earlier may be a blob; if it is not, the collector finds it.
+                if let (true, Arrival::Data { id, .. }) = (is_new, arrival) {
                     storage.data().delete(id).await?;
                 }
                 close(&storage, &id, condition).await?;

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -392,6 +394,77 @@ fn uploads_end_when_they_are_canceled_or_old() {
         memory.pass_time(Duration::from_secs(61));
         assert_eq!(storage.expire_uploads(Duration::from_secs(60)).await.expect("expired"), 1);
         assert!(matches!(repository.resume_upload(&ids[1]).await, Err(UploadError::Unknown)));
+        memory.pass_time(Duration::from_secs(24 * 60 * 60));
+        assert_eq!(storage.expire_uploads(Duration::from_secs(60)).await.expect("looked"), 0);
+        let left: Vec<_> = memory.keys().into_iter().filter(|key| key.as_str().starts_with("u/")).collect();
+        assert!(left.is_empty(), "{left:?}");
+    });
+}
+
+/// Has one call end badly.
+struct OneFault {
+    /// How many calls come before it.
+    left: AtomicUsize,
+    fate: Fate,
+}
+
+impl Gate for OneFault {
+    fn pass(&self, _call: &'static str, _what: &str) -> BoxFuture<'static, Fate> {
+        let before = self.left.fetch_sub(1, Ordering::Relaxed);
+        let fate = if before == 0 { self.fate } else { Fate::Done };
+        async move { fate }.boxed()
+    }
+}
+
+#[test]
+fn an_upload_whose_end_fails_at_any_call_can_be_finished_again() {
+    on_memory(without_grace(), async |_, _| {
+        for fate in [Fate::Refused, Fate::LostAnswer] {
+            // With all noted when it ends, and with more to come.
+            for last in [0, 50_000] {
+                let mut faults = 0;
+                for calls in 0.. {
+                    let memory = Memory::default();
+                    let storage = Storage::new(memory.backend(), without_grace());
+                    let repository = storage.repository(&name("a"));
+                    let bytes = vec![7; 100_000];
+                    let digest = Digest::sha256(&bytes);
+                    let id = repository.begin_upload(Algorithm::Sha256).await.expect("named");
+                    let mut upload = repository.resume_upload(&id).await.expect("fresh");
+                    upload.append(vec![Bytes::copy_from_slice(&bytes[last..])]).await.expect("added");
+                    upload.pause().await.expect("noted");
+                    drop(upload);
+
+                    let gate = Arc::new(OneFault { left: AtomicUsize::new(usize::MAX / 2), fate });
+                    let faulty = Storage::new(memory.behind(gate.clone()).backend(), without_grace());
+                    let mut upload = faulty.repository(&name("a")).resume_upload(&id).await.expect("goes on");
+                    upload.append(vec![Bytes::copy_from_slice(&bytes[..last])]).await.expect("added");
+                    gate.left.store(calls, Ordering::Relaxed);
+                    let failed = upload.finish(&digest).await.is_err();
+                    let is_over = gate.left.load(Ordering::Relaxed) < usize::MAX / 2;
+                    gate.left.store(usize::MAX / 2, Ordering::Relaxed);
+
+                    faults += usize::from(failed);
+                    // What was noted before the fault is what the client is told to go on after.
+                    match repository.resume_upload(&id).await {
+                        Ok(mut upload) => {
+                            let rest = bytes.len() - usize::try_from(upload.size()).expect("small");
+                            upload.append(vec![Bytes::copy_from_slice(&bytes[..rest])]).await.expect("added");
+                            upload.finish(&digest).await.expect("finished");
+                        }
+                        Err(UploadError::Unknown) => {}
+                        Err(error) => panic!("{fate:?} at call {calls}: {error}"),
+                    }
+                    let there = read(&repository, &digest).await;
+                    assert!(there.as_deref() == Some(&*bytes), "{fate:?} at call {calls}");
+                    assert_eq!(memory.data_ids().len(), 1, "{fate:?} at call {calls}");
+                    if is_over {
+                        break;
+                    }
+                }
+                assert!(faults > 5, "{faults}");
+            }
+        }
     });
 }
 

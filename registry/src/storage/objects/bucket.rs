@@ -396,6 +396,23 @@ struct Writer {
     tail: Option<Id>,
     /// Earlier such, which no checkpoint names any more.
     spent: Vec<Id>,
+    /// Whether somebody may have noted where it is, or it is finished.
+    stays: bool,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let runtime = tokio::runtime::Handle::try_current();
+        if let (false, Some(handle), Ok(runtime)) = (self.stays, self.handle.take(), runtime) {
+            let (store, path) = (self.bucket.store.clone(), self.path.clone());
+            let mut sending = std::mem::take(&mut self.sending);
+            runtime.spawn(async move {
+                sending.shutdown().await;
+                // Nobody is left to tell: what stays is for the store's own rule for unfinished uploads.
+                let _ = store.abort_multipart(&path, &handle).await;
+            });
+        }
+    }
 }
 
 impl Writer {
@@ -412,6 +429,7 @@ impl Writer {
             size: 0,
             tail: None,
             spent: Vec::new(),
+            stays: false,
         })
     }
 
@@ -512,6 +530,7 @@ impl DataWriter for Writer {
             put.map_err(|error| failed("write", self.path.as_ref(), error))?;
             self.tail = Some(tail);
         }
+        self.stays = true;
         Ok(Checkpoint { id: self.id, size: self.size, handle: self.handle.clone(), parts, tail: self.tail })
     }
 
@@ -537,6 +556,7 @@ impl DataWriter for Writer {
                 }
             }
         }
+        self.stays = true;
         self.remove_tails().await?;
         Ok(size)
     }
@@ -547,6 +567,7 @@ impl DataWriter for Writer {
             let aborted = found(self.bucket.store.abort_multipart(&self.path, handle).await);
             aborted.map_err(|error| failed("give up", self.path.as_ref(), error))?;
         }
+        self.stays = true;
         self.remove_tails().await
     }
 }
@@ -565,6 +586,7 @@ impl Data for Bucket {
         writer.handle.clone_from(&checkpoint.handle);
         writer.parts = checkpoint.parts.iter().cloned().map(Some).collect();
         writer.size = checkpoint.size;
+        writer.stays = true;
         if let Some(tail) = checkpoint.tail {
             writer.allow().await?;
             let path = self.data_path(tail)?;

@@ -86,6 +86,23 @@ fn a_bucket_keeps_the_contract() {
         let url = one.signed_url(id, Duration::from_secs(60), "text/plain").await.expect("signed").expect("it can");
         let got = reqwest::get(url).await.expect("answered").bytes().await.expect("read");
         assert_eq!(got, "signed");
+        // An object that is given up has no parts there.
+        let mut writer = one.backend().data.begin(id).await.expect("begun");
+        writer.write(&[vec![0; 2 * PART + 1].into()]).await.expect("written");
+        let unfinished = async || {
+            let url = format!("{}/images?uploads", moto.endpoint());
+            let list = reqwest::get(url).await.expect("answered").text().await.expect("read");
+            list.contains(&id.to_string())
+        };
+        assert!(unfinished().await);
+        drop(writer);
+        for _ in 0..600 {
+            if !unfinished().await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("its parts stay");
     });
 }
 

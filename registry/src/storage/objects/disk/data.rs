@@ -1,11 +1,13 @@
 //! [`DiskData`]: data objects, one file each.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -48,8 +50,8 @@ impl DiskData {
         store::blocking::run(move || work(&paths)).await
     }
 
-    fn writer(&self, id: Id, file: File, size: u64) -> Box<dyn DataWriter> {
-        let unfinished = Unfinished { paths: self.paths.clone(), id, file };
+    fn writer(&self, id: Id, file: File, size: u64, stays: bool) -> Box<dyn DataWriter> {
+        let unfinished = Unfinished { paths: self.paths.clone(), id, file, stays: stays.into() };
         Box::new(Writer { unfinished: Arc::new(unfinished), size, flushed: size, flushing: None, named: false })
     }
 }
@@ -71,6 +73,17 @@ struct Unfinished {
     id: Id,
     /// Locked, so that nobody else writes to it.
     file: File,
+    /// Whether somebody may have noted where it is, or it is finished.
+    stays: AtomicBool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.stays.load(Ordering::Relaxed) {
+            // What cannot be removed now is swept later.
+            let _ = self.paths.io.remove(&self.path());
+        }
+    }
 }
 
 /// A data object on its way.
@@ -152,6 +165,7 @@ impl DataWriter for Writer {
             if named { Ok(()) } else { unfinished.paths.io.sync_folder(&unfinished.paths.staging) }
         })
         .await?;
+        self.unfinished.stays.store(true, Ordering::Relaxed);
         (self.named, self.flushed) = (true, self.size);
         let Self { unfinished, size, .. } = self;
         Ok(Checkpoint { id: unfinished.id, size: *size, handle: None, parts: Vec::new(), tail: None })
@@ -163,6 +177,7 @@ impl DataWriter for Writer {
             let Paths { data, io, .. } = &*unfinished.paths;
             unfinished.sync()?;
             io.rename(&unfinished.path(), &unfinished.paths.data(unfinished.id))?;
+            unfinished.stays.store(true, Ordering::Relaxed);
             io.sync_folder(data)
         })
         .await?;
@@ -183,7 +198,7 @@ impl Data for DiskData {
             file.try_lock().map_err(|_| ObjectError::Busy { what: id.to_string() })?;
             Ok(file)
         });
-        Ok(self.writer(id, file.await?, 0))
+        Ok(self.writer(id, file.await?, 0, false))
     }
 
     async fn resume(&self, checkpoint: &Checkpoint) -> Result<Option<Box<dyn DataWriter>>, ObjectError> {
@@ -202,7 +217,7 @@ impl Data for DiskData {
             paths.io.cut(&file, &path, size).map_err(error)?;
             Ok(Some(file))
         });
-        Ok(file.await?.map(|file| self.writer(id, file, size)))
+        Ok(file.await?.map(|file| self.writer(id, file, size, true)))
     }
 
     async fn discard(&self, checkpoint: &Checkpoint) -> Result<(), ObjectError> {
@@ -210,6 +225,32 @@ impl Data for DiskData {
         self.blocking(move |paths| {
             let path = paths.staged(id);
             paths.io.remove(&path).map_err(|error| failed("remove", &path, error))
+        })
+        .await
+    }
+
+    async fn sweep(&self, before: Timestamp, known: &HashSet<Id>) -> Result<u64, ObjectError> {
+        let known = known.clone();
+        self.blocking(move |paths| {
+            let error = |error| failed("list", &paths.staging, error);
+            let mut swept = 0;
+            for entry in fs::read_dir(&paths.staging).map_err(error)? {
+                let entry = entry.map_err(error)?;
+                let id = entry.file_name().to_str().and_then(|name| name.parse::<Id>().ok());
+                let Some(id) = id.filter(|id| !known.contains(id)) else { continue };
+                let path = paths.staged(id);
+                // A file that somebody writes to is locked.
+                let Some(file) = found(File::open(&path)).map_err(error)? else { continue };
+                if file.try_lock().is_err() {
+                    continue;
+                }
+                let written = file.metadata().and_then(|it| it.modified()).map_err(error)?;
+                if Timestamp::try_from(written).is_ok_and(|written| written < before) {
+                    paths.io.remove(&path).map_err(|error| failed("remove", &path, error))?;
+                    swept += 1;
+                }
+            }
+            Ok(swept)
         })
         .await
     }

@@ -33,6 +33,37 @@ fn a_disk_keeps_the_contract() {
 }
 
 #[test]
+fn nothing_stays_of_data_that_is_neither_finished_nor_noted() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let disk = Disk::open(folder.path(), long()).expect("opened");
+    let data = disk.backend().data;
+    let staged = || std::fs::read_dir(folder.path().join("staging")).expect("read").count();
+    let ids = [(); 4].map(|()| crate::storage::id::Ids::Random.draw());
+    runtime().block_on(async {
+        let mut dropped = data.begin(ids[0]).await.expect("begun");
+        dropped.write(&[Bytes::from_static(b"cut")]).await.expect("written");
+        assert_eq!(staged(), 1);
+        drop(dropped);
+        assert_eq!(staged(), 0);
+        // A process that ended left one, sessions know of another, and somebody writes to the third.
+        let mut checkpoints = Vec::new();
+        for id in &ids[1..3] {
+            let mut writer = data.begin(*id).await.expect("begun");
+            writer.write(&[Bytes::from_static(b"paused")]).await.expect("written");
+            checkpoints.push(writer.pause().await.expect("paused"));
+        }
+        let _busy = data.begin(ids[3]).await.expect("begun");
+        let known = [ids[2]].into();
+        assert_eq!(data.sweep(Timestamp::MIN, &known).await.expect("swept"), 0, "too young");
+        assert_eq!(data.sweep(Timestamp::MAX, &known).await.expect("swept"), 1);
+        assert!(data.resume(&checkpoints[0]).await.expect("looked").is_none());
+        assert!(data.resume(&checkpoints[1]).await.expect("looked").is_some(), "it stays when it is dropped");
+        assert!(data.resume(&checkpoints[1]).await.expect("looked").is_some());
+        assert_eq!(staged(), 2);
+    });
+}
+
+#[test]
 fn what_was_written_is_there_when_it_is_opened_again() {
     for options in [short(), long()] {
         let folder = tempfile::tempdir().expect("tempdir");
