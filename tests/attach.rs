@@ -51,9 +51,13 @@ fn keys_leave_a_terminal_and_the_program_runs_on() {
     again.args(["-qec", &line, "/dev/null"]).env("SLIPWAY_HOME", env.home());
     let mut child = again.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    // A terminal takes what is typed before the program on it is ready.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // A terminal takes what is typed before the program on it is ready, if it does not throw it away.
+    eventually(20, "it passes what is typed", || {
+        stdin.write_all(b"echo b$((1+2))c\n").unwrap();
+        env.slipway(["logs", "box"]).stdout().contains("b3c")
+    });
     stdin.write_all(b"exit 4\n").unwrap();
+    eventually(20, "it ends", || env.look("box", "{{.State.Running}}") == "false");
     assert_eq!(run(&mut env.command(["wait", "box"])).success(), "4\n");
     assert_eq!(child.wait().unwrap().code(), Some(4));
 }
