@@ -1,10 +1,13 @@
 //! `slipway exec`: one more program in a running container.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use engine::ops;
 use engine::ops::exec::{ExecError, ExecRequest, Program};
+use engine::ops::oci::restart_sealed;
 
 use super::run::{self, RawTerminal, Signals};
 use crate::failure::{Failure, Interrupted};
@@ -68,6 +71,11 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
 }
 
 fn exec(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
+    // Before there is a second thread. A plain user's container has no more rights over the program than that user.
+    if rustix::process::geteuid().is_root() {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        restart_sealed(&arguments).context("cannot protect this program from containers")?;
+    }
     let program = Program {
         args: args.command,
         env: read_environment(&args.env_file, &args.env)?,

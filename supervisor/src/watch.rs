@@ -80,8 +80,9 @@ pub fn main(arguments: &[OsString], now: fn() -> Timestamp) -> u8 {
 
 fn watch(arguments: &[OsString], now: fn() -> Timestamp) -> io::Result<()> {
     let [folder, request] = arguments else { return Err(io::ErrorKind::InvalidInput.into()) };
-    let (socket, claim) = take_standard_streams()?;
-    become_daemon()?;
+    // What the command got from whoever started it would be kept as long as the container runs.
+    // SAFETY: nothing has been opened yet. A kernel that does not know the call changes nothing.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     let request: AttachRequest = serde_json::from_slice(request.as_encoded_bytes())?;
     let folder = PathBuf::from(folder);
     let missing = || io::Error::from(io::ErrorKind::NotFound);
@@ -89,6 +90,12 @@ fn watch(arguments: &[OsString], now: fn() -> Timestamp) -> io::Result<()> {
     let layout = Layout::new(home);
     let container = Containers::new(&layout).open(&id.to_string_lossy()).map_err(io::Error::other)?;
     let container = container.ok_or_else(missing)?;
+    if Checker::of(&container.record).is_some() && rustix::process::geteuid().is_root() {
+        // Its checks join the running container. Without them this does not happen, and a start need not take longer.
+        runtime::restart_sealed(&std::env::args_os().collect::<Vec<_>>())?;
+    }
+    let (socket, claim) = take_standard_streams()?;
+    become_daemon()?;
     let socket = UnixStream::from(OwnedFd::from(socket));
     let first = Client::attached(socket, request)?;
     let mut watch = Watch::new(container, claim, now)?;
