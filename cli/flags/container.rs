@@ -43,7 +43,7 @@ pub(crate) struct ContainerArgs {
     /// Write the container's ID to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
-    /// When to start it again: no, on-failure[:TIMES], always or unless-stopped
+    /// When to start it again: no, on-failure, on-failure:TIMES, always or unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no")]
     pub(crate) restart: String,
     /// Run a small init that forwards signals and reaps processes

@@ -21,7 +21,6 @@
 //! | [`output`] | where `build -o` puts its result |
 //! | [`machine`] | what a container sees of the machine: its name, `/etc/hosts`, its network |
 //! | [`mounts`] | what users want mounted into a container, and making it so |
-//! | [`devices`] | devices of the machine in a container |
 //! | [`interruptible`] | reading that stops when the user wants to stop |
 //! | [`layout`] | the image of an OCI layout, into the store |
 //! | [`verify`] | building twice, and what differs |

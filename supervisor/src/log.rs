@@ -5,7 +5,7 @@
 //! k8s-file    2026-11-30T14:16:19.123456789Z stdout F a line
 //! ```
 //!
-//! A line longer than [`LONGEST_LINE`] is kept in pieces: in `json-file` all but the last have no line feed, in `k8s-file`
+//! A line longer than `LONGEST_LINE` is kept in pieces: in `json-file` all but the last have no line feed, in `k8s-file`
 //! they are marked `P`.
 
 pub mod read;
