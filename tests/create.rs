@@ -93,3 +93,14 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
     assert_eq!(std::fs::read_dir(env.home().join("containers")).unwrap().count(), 1);
     assert_eq!(std::fs::read_dir(env.home().join("container-names")).unwrap().count(), 1);
 }
+
+#[test]
+fn what_would_be_left_out_is_refused() {
+    let Some(env) = TestEnv::for_containers() else { return };
+    for flags in [&["--init"][..], &["--domainname", "d"], &["--memory-reservation", "32m"], &["--cpuset-mems", "0"]] {
+        let arguments = [&["create", "--name", "never"], flags, &["busybox", "true"]].concat();
+        let error = env.slipway(arguments).failure(125);
+        assert!(error.contains(&format!("{} is not supported yet", flags[0])), "{error}");
+    }
+    assert!(!env.slipway(["ps", "-a"]).success().contains("never"));
+}

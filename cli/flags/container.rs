@@ -369,6 +369,15 @@ fn health(args: &ContainerArgs) -> anyhow::Result<Option<HealthConfig>> {
 }
 
 fn host_config(args: &ContainerArgs) -> anyhow::Result<HostConfig> {
+    // Better no container than one that is not what was asked for.
+    for (given, flag) in [
+        (args.init, "--init"),
+        (args.domainname.is_some(), "--domainname"),
+        (args.memory_reservation.is_some(), "--memory-reservation"),
+        (args.cpuset_mems.is_some(), "--cpuset-mems"),
+    ] {
+        anyhow::ensure!(!given, "{flag} is not supported yet");
+    }
     let some = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
     let mut host = HostConfig {
         auto_remove: args.rm,
