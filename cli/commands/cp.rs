@@ -16,7 +16,7 @@ Examples:
   slipway cp site/. web:/usr/share/nginx/html
   slipway cp web:/var/log - | tar tv";
 
-/// Copy files between a container and this machine; - is a tar on standard input or output
+/// Copy files between a container and this machine
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
