@@ -8,7 +8,7 @@ use engine::ops::container::PruneContainersOptions;
 use crate::session::{Session, Threads};
 use crate::{clock, terminal, units};
 
-/// Docker's longer names: `container ls` is `ps`, `container prune` removes all that do not run
+/// Docker's longer names: `container ls` is `ps`, and so on; `container prune`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
