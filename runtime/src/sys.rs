@@ -427,8 +427,8 @@ pub(crate) fn sched_setattr(attributes: &SchedulerAttributes) -> Result<()> {
 pub(crate) fn wait_readable(fd: Fd, milliseconds: Option<u64>) -> Result<bool> {
     let mut one = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // The kernel writes back what is left, so a signal does not start the time anew.
-    let mut left = milliseconds
-        .map(|all| libc::timespec { tv_sec: (all / 1000) as libc::time_t, tv_nsec: (all % 1000 * 1_000_000) as _ });
+    let mut left =
+        milliseconds.map(|all| libc::timespec { tv_sec: (all / 1000) as _, tv_nsec: (all % 1000 * 1_000_000) as _ });
     loop {
         let pointer = left.as_mut().map_or(std::ptr::null_mut(), |left| left as *mut libc::timespec);
         match call!(ppoll, &raw mut one, 1, pointer, 0, 8) {
