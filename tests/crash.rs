@@ -160,7 +160,7 @@ fn a_hundred_kills_lose_nothing_and_leak_nothing() {
     assert_blobs_hash_to_their_names(&env.home());
     env.slipway(["run", "--rm", "--network=none", "app", "cat", "/two"]).success();
 
-    // Push: the registry lives, its client dies.
+    // Push: the registry lives, its client dies, and the next one carries on.
     let registry = Registry::start(&env, &root);
     let mut acknowledged = Vec::new();
     for kill in 0..KILLS {
@@ -172,9 +172,10 @@ fn a_hundred_kills_lose_nothing_and_leak_nothing() {
     acknowledged.push("push0:v".to_owned());
     for kill in 1..KILLS {
         env.slipway(["tag", &format!("push{kill}"), &reference(kill)]).success();
-        if kill_after(env.command(["push", &reference(kill)]), moments.within(whole)) {
-            acknowledged.push(format!("push{kill}:v"));
+        if !kill_after(env.command(["push", &reference(kill)]), moments.within(whole)) {
+            env.slipway(["push", &reference(kill)]).success();
         }
+        acknowledged.push(format!("push{kill}:v"));
     }
 
     // Pull: downloads are cut off, and the next one carries on.
@@ -212,7 +213,6 @@ fn a_hundred_kills_lose_nothing_and_leak_nothing() {
     }
 
     // A pull believes no byte that it has not hashed.
-    assert!(acknowledged.len() > 3);
     let registry = Registry::start(&env, &root);
     let fresh = TestEnv::new();
     for name in &acknowledged {

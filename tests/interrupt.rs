@@ -44,7 +44,7 @@ fn runs(mark: &str) -> bool {
     lines.into_iter().any(|line| line.starts_with(mark.as_bytes()))
 }
 
-/// Sends a signal, and asserts that the process ends within a second with the signal's code.
+/// Sends a signal, and asserts that the process ends with the signal's code, and does not wait for what it runs.
 fn stop(mut child: Child, signal: Signal) {
     let began = Instant::now();
     send(child.id(), signal);
@@ -52,7 +52,7 @@ fn stop(mut child: Child, signal: Signal) {
     let took = began.elapsed();
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap());
     assert_eq!(code, 128 + signal.as_raw());
-    assert!(took < Duration::from_millis(1500), "it took {took:?}");
+    assert!(took < Duration::from_secs(8), "it took {took:?}");
 }
 
 #[test]
