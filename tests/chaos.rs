@@ -334,14 +334,6 @@ fn nothing_is_left_over(env: &TestEnv, storage: &str, uploads: u64) {
         serde_json::from_str(stdout.lines().last().expect("a line")).expect("JSON")
     };
     json(&["registry", "gc", "--grace", "0", "--uploads", "0", "--unnamed", "0"]);
-    // A delete whose server died leaves tags that name nothing; all else is as it should be.
-    let mended = json(&["registry", "fsck", "--repair"]);
-    for problem in mended["problems"].as_array().expect("a list") {
-        let text = problem["problem"].as_str().expect("text");
-        let deleted = (0..uploads).filter(|number| Image::is_deleted(*number)).map(Image::new);
-        let mut dangling = deleted.map(|image| format!("tag `{}` of `{}` names ", image.tag, image.repository));
-        assert!(dangling.any(|start| text.starts_with(&start)), "{mended}");
-    }
     let checked = json(&["registry", "fsck", "--verify"]);
     assert_eq!(checked["ok"], true, "{checked}");
     assert_eq!((&checked["staleEdges"], &checked["unnamedData"]), (&0.into(), &0.into()), "{checked}");

@@ -102,7 +102,7 @@ pub enum Fault {
     OwnedButMissing { repository: RepositoryName, digest: Digest },
     #[error("`{}` has {}, and nothing keeps it from being collected", .0.repository, .0.blob)]
     MissingEdge(Edge),
-    #[error("tag `{tag}` of `{repository}` names {digest}, which is not in the repository")]
+    #[error("tag `{tag}` of `{repository}` names {digest}, which was deleted")]
     DanglingTag { repository: RepositoryName, tag: Tag, digest: Digest, incarnation: Id },
     #[error("`{repository}` has manifests, and is not in the catalog")]
     MissingFromCatalog { repository: RepositoryName },
@@ -322,10 +322,11 @@ impl Storage {
             Ok(None) => return Ok(None),
             Err(fault) => return Ok(Some(fault)),
         };
-        let manifest = self.repository(&repository).manifest(&record.digest).await?;
-        // When the manifest came back as another incarnation, it is as good.
         let TagRecord { digest, incarnation, .. } = record;
-        Ok(manifest.is_none().then_some(Fault::DanglingTag { repository, tag, digest, incarnation }))
+        // To clients, a tag of a manifest that was deleted names nothing, also when that was pushed again.
+        let manifest = self.repository(&repository).manifest(&digest).await?;
+        let dangles = manifest.is_none_or(|manifest| manifest.incarnation != incarnation);
+        Ok(dangles.then_some(Fault::DanglingTag { repository, tag, digest, incarnation }))
     }
 
     /// Counts what crashes left behind.

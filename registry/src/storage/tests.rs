@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use oci::{Algorithm, Descriptor, Digest, Index, Manifest, Parsed, RepositoryName, Tag, media_type};
 
 use super::collector::CollectOptions;
-use super::fsck::{FsckOptions, Mending};
+use super::fsck::{Fault, FsckOptions, Mending};
 use super::inspect::{Reason, Sum};
 use super::objects::memory::{Fate, Gate, Memory};
 use super::referrers::ReferrersLimit;
@@ -559,6 +559,24 @@ fn what_does_not_fit_together_is_put_right() {
         assert_eq!(checked.problems.len(), 1);
         assert_eq!(checked.problems[0].mending, Mending::Done, "{checked:?}");
         assert!(storage.fsck(repair).await.expect("looked").problems.is_empty());
+    });
+}
+
+#[test]
+fn a_tag_of_a_manifest_that_was_deleted_and_pushed_again_dangles() {
+    on_memory(without_grace(), async |_, storage| {
+        let repository = storage.repository(&name("a"));
+        let digest = push(&repository, &[b"layer"], &[tag("old")]).await.expect("pushed");
+        // A delete that stopped half way.
+        let key = keys::manifest(&name("a"), &digest);
+        storage.bury(&key, 0, objects::Condition::Always).await.expect("buried");
+        push(&repository, &[b"layer"], &[tag("new")]).await.expect("pushed");
+        let repair = FsckOptions { repair: true, ..LOOK };
+        let checked = storage.fsck(repair).await.expect("looked");
+        let [problem] = &*checked.problems else { panic!("{checked:?}") };
+        assert!(matches!(&problem.fault, Fault::DanglingTag { tag: of, .. } if *of == tag("old")), "{problem:?}");
+        assert_eq!(repository.tags(None, 10).await.expect("listed").entries, ["new"]);
+        assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty());
     });
 }
 
