@@ -141,11 +141,17 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let (victim, acknowledged, counter, stop) = (&victim, &acknowledged, &counter, &stop);
-            for worker in 0..3 {
-                scope.spawn(move || push_images(victim, acknowledged, worker, counter, stop));
+            let pushed = || acknowledged.blobs.lock().expect("sound").len();
+            let before = pushed();
+            let push = |worker| scope.spawn(move || push_images(victim, acknowledged, worker, counter, stop));
+            let workers: Vec<_> = (0..3).map(push).collect();
+            // Killed after some pushes of this round, or none, and a moment later.
+            let enough = before + (round % 4) as usize;
+            while pushed() < enough && !workers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+                std::thread::sleep(Duration::from_millis(1));
             }
             let moment = u64::from(noise(round, 1)[0]);
-            std::thread::sleep(Duration::from_millis(20 + moment));
+            std::thread::sleep(Duration::from_millis(moment));
             let killed = kill_now(victim.process.id());
             assert!(killed);
             stop.store(true, Ordering::Relaxed);
