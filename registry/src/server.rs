@@ -3,6 +3,7 @@
 //! | File | Owns |
 //! | --- | --- |
 //! | `connection` | sockets: accepting, limits, HTTP/1.1 and HTTP/2, stopping |
+//! | `pulse` | whether a connection still serves anybody |
 //! | `tls` | the certificate, and reading it again |
 //! | `origin` | where clients see us behind a proxy that we trust |
 //! | `routes` | what a request asks for, and what that needs to be permitted |
@@ -24,6 +25,7 @@
 
 mod connection;
 mod origin;
+mod pulse;
 mod routes;
 mod tls;
 mod upkeep;

@@ -2,10 +2,10 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,13 +14,13 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::time::timeout;
 
+use super::pulse::{Answer, Pulse};
 use super::tls::{Tls, TlsError};
 use super::{App, Memory, ServeEvent, ServeOptions, answer, chain, upkeep};
 
@@ -35,6 +35,8 @@ const LEAST_WINDOW: u32 = 65_535;
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// How often the files of the certificate are looked at.
 const TLS_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a connection that is told to end may do nothing before it is cut.
+const PARTING: Duration = Duration::from_secs(1);
 /// The first byte of a client that speaks TLS.
 const HANDSHAKE: u8 = 22;
 /// What a client hears that speaks plain HTTP where TLS is spoken.
@@ -90,7 +92,7 @@ impl Server {
         }
         let app = App::new(options);
         let working = app.clone();
-        let graceful = GracefulShutdown::new();
+        let (stop, stopping) = watch::channel(false);
         let permits = Arc::new(Semaphore::new(limits.connections));
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);
@@ -109,17 +111,19 @@ impl Server {
                 continue;
             };
             while connections.try_join_next().is_some() {}
-            let (app, tls, watcher) = (app.clone(), tls.clone(), graceful.watcher());
+            let (app, tls, stopping) = (app.clone(), tls.clone(), stopping.clone());
             connections.spawn(async move {
                 // How a connection ended is between it and its peer.
-                let _: io::Result<()> = connect(app, stream, peer, tls, watcher).await;
+                let _: io::Result<()> = connect(app, stream, peer, tls, stopping).await;
                 drop(permit);
             });
         }
         drop(listener);
         beside.abort_all();
         // What is cut off after this can be gone on with: uploads keep what they have.
-        let _ = timeout(limits.grace, graceful.shutdown()).await;
+        stop.send_replace(true);
+        let all_ended = async { while connections.join_next().await.is_some() {} };
+        let _ = timeout(limits.grace, all_ended).await;
         connections.shutdown().await;
         // Those that were cut off note what they have.
         let _ = timeout(limits.grace, working.all_worked()).await;
@@ -132,26 +136,29 @@ async fn connect(
     stream: TcpStream,
     peer: SocketAddr,
     tls: Option<Arc<Tls>>,
-    watcher: Watcher,
+    stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
     // Small answers must not wait for the acknowledgment of their headers. That it cannot be set says that the
     // connection is gone, which reading will notice.
     let _ = stream.set_nodelay(true);
     let inactivity = app.limits().inactivity;
-    let patient = |stream| Patient::new(stream, inactivity, app.memory().clone());
-    let Some(tls) = tls else { return speak(app.clone(), patient(stream), peer, watcher).await };
+    let pulse = Pulse::new();
+    let Some(tls) = tls else {
+        let stream = Socket::new(stream, pulse.clone(), app.memory().clone());
+        return speak(app, stream, pulse, peer.ip(), stopping).await;
+    };
     let mut first = [0];
     let seen = timeout(inactivity, stream.peek(&mut first)).await??;
-    let mut stream = patient(stream);
+    let mut stream = Socket::new(stream, pulse.clone(), app.memory().clone());
     if seen == 1 && first[0] != HANDSHAKE {
-        return tell_plain(&mut stream).await;
+        return timeout(inactivity, tell_plain(&mut stream)).await?;
     }
     let stream = timeout(inactivity, tls.acceptor().accept(stream)).await??;
-    speak(app, stream, peer, watcher).await
+    speak(app, stream, pulse, peer.ip(), stopping).await
 }
 
 /// Tells a client that speaks plain HTTP that TLS is spoken here.
-async fn tell_plain(stream: &mut Patient) -> io::Result<()> {
+async fn tell_plain(stream: &mut Socket<TcpStream>) -> io::Result<()> {
     stream.write_all(PLAIN_HTTP).await?;
     stream.shutdown().await?;
     // Closing before all was read would take the answer back.
@@ -161,8 +168,14 @@ async fn tell_plain(stream: &mut Patient) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers what is asked over a connection, in whichever version of HTTP.
-async fn speak<T>(app: App, stream: T, peer: SocketAddr, watcher: Watcher) -> io::Result<()>
+/// Answers what is asked over a connection, in whichever version of HTTP, as long as it has a pulse.
+async fn speak<T>(
+    app: App,
+    stream: T,
+    pulse: Pulse,
+    peer: IpAddr,
+    mut stopping: watch::Receiver<bool>,
+) -> io::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -174,23 +187,38 @@ where
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(inactivity)
-        // What is read is limited by `Patient`: hyper's buffers follow what reads bring, this stays as it is.
+        // What is read is limited by `Socket`: hyper's buffers follow what reads bring, this stays as it is.
         .max_buf_size(READ_BUFFER)
         // A client that sends and then closes its side still gets its answer.
         .half_close(true);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(inactivity)
         .max_concurrent_streams(16)
         .initial_stream_window_size((window / 2).max(LEAST_WINDOW))
         .initial_connection_window_size(window.max(LEAST_WINDOW));
+    let beating = pulse.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let app = app.clone();
-        async move { Ok::<_, Infallible>(answer(&app, peer.ip(), request.map(Body::new)).await) }
+        let (app, pulse, working) = (app.clone(), beating.clone(), beating.work());
+        async move {
+            let answer = answer(&app, peer, request.map(Body::new)).await;
+            drop(working);
+            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, pulse)))
+        }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    watcher.watch(connection.into_owned()).await.map_err(io::Error::other)
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let patience = tokio::select! {
+        ended = connection.as_mut() => return ended.map_err(io::Error::other),
+        () = pulse.still(inactivity) => PARTING,
+        _ = stopping.wait_for(|stopping| *stopping) => inactivity,
+    };
+    // HTTP/2 tells the peer, and ends when it has answered what was on its way meanwhile.
+    connection.as_mut().graceful_shutdown();
+    pulse.beat();
+    tokio::select! {
+        ended = connection => ended.map_err(io::Error::other),
+        () = pulse.still(patience) => Err(io::ErrorKind::TimedOut.into()),
+    }
 }
 
 /// Throws away old uploads, now and every hour.
@@ -218,72 +246,51 @@ async fn reload_tls(tls: Arc<Tls>, options: ServeOptions) {
     }
 }
 
-/// A socket whose patience ends: with peers that say nothing at all, and with peers that take nothing. It gives no more
-/// at once than its share of the memory, which gets smaller when others come.
+/// A socket that gives no more at once than its share of the memory, which gets smaller when others come, and whose
+/// pulse tells what the peer takes.
 ///
-/// Silence later on is watched where its meaning is known: between requests and in headers by hyper, in bodies by
-/// `body`. While we work on a request, the peer may be silent for as long as that takes.
-struct Patient {
-    stream: TcpStream,
-    inactivity: Duration,
-    deadline: Pin<Box<Sleep>>,
-    /// Whether the peer has said anything yet.
-    greeted: bool,
-    /// Whether the peer has to take something before we go on; `deadline` runs while it has.
-    stalled: bool,
+/// That the peer sends something does not count: requests have to be whole, headers and bodies in time.
+struct Socket<T> {
+    stream: T,
+    pulse: Pulse,
     memory: Memory,
 }
 
-impl Patient {
-    fn new(stream: TcpStream, inactivity: Duration, memory: Memory) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(inactivity));
-        Self { stream, inactivity, deadline, greeted: false, stalled: false, memory }
+impl<T> Socket<T> {
+    fn new(stream: T, pulse: Pulse, memory: Memory) -> Self {
+        Self { stream, pulse, memory }
     }
 
-    /// Watches a write: progress ends a stall, and a stall ends at its deadline.
-    fn watch<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = false;
-            return written;
+    fn watch(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = written {
+            self.pulse.written(count);
         }
-        if !self.stalled {
-            self.stalled = true;
-            self.deadline.as_mut().reset(Instant::now() + self.inactivity);
-        }
-        ready!(self.deadline.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        written
     }
 }
 
-impl AsyncRead for Patient {
+impl<T: AsyncRead + Unpin> AsyncRead for Socket<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let share = self.memory.share(READ_BUFFER);
-        let read = if buffer.remaining() <= share {
-            Pin::new(&mut self.stream).poll_read(context, buffer)
-        } else {
-            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(share));
-            let read = Pin::new(&mut self.stream).poll_read(context, &mut part);
-            let filled = part.filled().len();
-            buffer.advance(filled);
-            read
-        };
-        if self.greeted || read.is_ready() {
-            self.greeted = true;
-            return read;
+        if buffer.remaining() <= share {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
         }
-        ready!(self.deadline.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(share));
+        let read = Pin::new(&mut self.stream).poll_read(context, &mut part);
+        let filled = part.filled().len();
+        buffer.advance(filled);
+        read
     }
 }
 
-impl AsyncWrite for Patient {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Socket<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(written, context)
+        self.watch(written)
     }
 
     fn poll_write_vectored(
@@ -292,7 +299,7 @@ impl AsyncWrite for Patient {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.watch(written, context)
+        self.watch(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -309,34 +316,4 @@ impl AsyncWrite for Patient {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_early_connection_reads_less_at_once_when_others_come() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let addr = listener.local_addr().expect("bound");
-        let (sender, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
-        let sending = tokio::spawn(async move {
-            let mut sender = sender.expect("connected");
-            while sender.write_all(&[0; 64 * 1024]).await.is_ok() {}
-        });
-        let memory = Memory::default();
-        let mut stream = Patient::new(accepted.expect("accepted").0, Duration::from_secs(60), memory.clone());
-        let mut buffer = vec![0; READ_BUFFER];
-        let largest = async |stream: &mut Patient, buffer: &mut [u8]| {
-            let mut largest = 0;
-            for _ in 0..50 {
-                largest = largest.max(stream.read(buffer).await.expect("read"));
-                // More is there by then.
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            largest
-        };
-        assert!(largest(&mut stream, &mut buffer).await > Memory::LEAST);
-        let others: Vec<_> = (0..1000).map(|_| memory.enter()).collect();
-        assert_eq!(largest(&mut stream, &mut buffer).await, Memory::LEAST);
-        drop(others);
-        sending.abort();
-    }
-}
+mod tests;

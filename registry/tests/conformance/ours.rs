@@ -179,6 +179,10 @@ fn peers_that_say_nothing_are_let_go() {
     let (url, other) = (start("ours/slow"), start("ours/slow"));
     let stalled = [
         String::new(),
+        "P".into(),
+        "PRI * HT".into(),
+        // HTTP/2, of which nothing is asked.
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".into(),
         "GET /v2/ HT".into(),
         "GET /v2/ HTTP/1.1\r\nhost: x\r\n".into(),
         format!("PATCH {url} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc"),

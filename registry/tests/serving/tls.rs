@@ -105,6 +105,32 @@ fn plain_http_is_told_what_is_spoken() {
 }
 
 #[test]
+fn who_shakes_hands_and_says_nothing_is_let_go() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    certify(folder.path());
+    let files = files(folder.path());
+    let server = Running::start(move |options| {
+        options.tls = Some(files);
+        options.limits.inactivity = Duration::from_secs(2);
+    });
+    for protocol in ["http/1.1", "h2"] {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-quiet", "-alpn", protocol, "-connect", &server.addr]);
+        let mut client =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
+        let silent = client.stdin.take();
+        // It ends when the server closes the connection.
+        let ended = (0..6000).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            client.try_wait().expect("ours").is_some()
+        });
+        client.kill().expect("ours");
+        assert!(ended, "{protocol}");
+        drop(silent);
+    }
+}
+
+#[test]
 fn a_renewed_certificate_is_used_and_connections_go_on() {
     let folder = tempfile::tempdir().expect("tempdir");
     certify(folder.path());
