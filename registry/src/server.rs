@@ -58,6 +58,7 @@ pub use ipnet::IpNet;
 pub use tls::{TlsError, TlsFiles};
 pub use upkeep::Upkeep;
 
+use body::Manifests;
 use error::RequestError;
 use origin::Origin;
 use routes::{Action, Operation};
@@ -296,6 +297,7 @@ struct App {
 struct Parts {
     options: ServeOptions,
     memory: Memory,
+    manifests: Manifests,
     writers: Writers,
     /// Has all its permits when nobody is at work for a client that may be gone.
     working: Arc<Semaphore>,
@@ -307,6 +309,7 @@ const WORKERS: u32 = 1 << 20;
 impl App {
     fn new(options: ServeOptions) -> Self {
         let parts = Parts {
+            manifests: Manifests::new(options.limits.manifest_bytes),
             options,
             memory: Memory::default(),
             writers: Writers::default(),
@@ -354,6 +357,10 @@ impl App {
 
     fn memory(&self) -> &Memory {
         &self.parts.memory
+    }
+
+    fn manifests(&self) -> &Manifests {
+        &self.parts.manifests
     }
 
     fn sparse(&self) -> bool {

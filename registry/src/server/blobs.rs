@@ -85,7 +85,7 @@ fn whole(body: Body, length: u64, digest: &Digest) -> Response<Body> {
 ///
 /// What comes over a network is asked for in parts, the next ones while one is sent: a single stream from a bucket is
 /// slower than most clients.
-async fn body(app: &App, blob: &Blob, wanted: Range<u64>) -> Result<Option<Body>, RequestError> {
+pub(crate) async fn body(app: &App, blob: &Blob, wanted: Range<u64>) -> Result<Option<Body>, RequestError> {
     if wanted.is_empty() {
         return Ok(Some(Body::empty()));
     }
@@ -151,16 +151,6 @@ fn pieces(content: Content) -> BoxStream<'static, Result<Bytes, ObjectError>> {
         }))
         .boxed(),
     }
-}
-
-/// Gathers a blob that is known to be short.
-pub(crate) async fn gather(app: &App, blob: &Blob) -> Result<Option<Bytes>, RequestError> {
-    if let Some(bytes) = blob.inline() {
-        return Ok(Some(bytes.clone()));
-    }
-    let Some(body) = body(app, blob, 0..blob.size()).await? else { return Ok(None) };
-    let limit = usize::try_from(blob.size()).unwrap_or(usize::MAX);
-    axum::body::to_bytes(body, limit).await.map(Some).map_err(|error| RequestError::Storage(error.into()))
 }
 
 /// Answers `DELETE /v2/NAME/blobs/DIGEST`.

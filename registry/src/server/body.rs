@@ -7,15 +7,17 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::error::RequestError;
@@ -26,6 +28,9 @@ use super::{Memory, Sharer};
 const BATCH: usize = 512 * 1024;
 /// How many bytes of a file are read at once, if there is memory. While one chunk is sent, the next is read.
 const CHUNK: usize = 1024 * 1024;
+/// What comes in pieces of fewer bytes is copied together: each takes memory and a write beside its bytes, and one byte
+/// keeps all that was read with it.
+const WORTH_A_PIECE: usize = 4 * 1024;
 /// How much of a refused request's body is read and thrown away, so that the client sees the answer.
 const DRAIN: usize = 16 * 1024 * 1024;
 
@@ -39,12 +44,19 @@ pub(crate) struct Batch {
 /// Collects the next batch of a body; what came before an error is in it.
 pub(crate) async fn next_batch(body: &mut Body, memory: &Memory, inactivity: Duration) -> Batch {
     let mut batch = Batch { pieces: Vec::new(), end: None };
-    let mut size = 0;
+    let (mut size, mut small) = (0, BytesMut::new());
     while batch.end.is_none() && size < memory.share(BATCH) {
         match tokio::time::timeout(inactivity, body.frame()).await {
             Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     size += data.len();
+                    if data.len() < WORTH_A_PIECE {
+                        small.extend_from_slice(&data);
+                        continue;
+                    }
+                    if !small.is_empty() {
+                        batch.pieces.push(small.split().freeze());
+                    }
                     batch.pieces.push(data);
                 }
             }
@@ -53,33 +65,74 @@ pub(crate) async fn next_batch(body: &mut Body, memory: &Memory, inactivity: Dur
             Err(_) => batch.end = Some(Err(RequestError::SlowBody)),
         }
     }
+    if !small.is_empty() {
+        batch.pieces.push(small.freeze());
+    }
     batch
 }
 
-/// Reads a body of at most `limit` bytes into memory.
-pub(crate) async fn read_all(
-    body: &mut Body,
-    headers: &HeaderMap,
+/// How many bytes of manifests there may be in memory at once.
+#[derive(Clone, Debug)]
+pub(crate) struct Manifests {
+    memory: Arc<Semaphore>,
+    /// The longest manifest.
     limit: usize,
-    memory: &Memory,
-    inactivity: Duration,
-) -> Result<Bytes, RequestError> {
-    let too_large = || RequestError::ManifestTooLarge { limit };
-    if content_length(headers).is_some_and(|length| length > limit as u64) {
-        return Err(too_large());
+}
+
+/// A manifest that was sent to us, and the memory that it takes until this is dropped.
+pub(crate) struct Sent {
+    pub(crate) bytes: Bytes,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Manifests {
+    /// As long as most manifests are. So much of each is always taken, so that they need not wait for long ones.
+    const SHORT: usize = Memory::LEAST;
+
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { memory: Arc::new(Semaphore::new(limit.clamp(Memory::SHARED, u32::MAX as usize))), limit }
     }
-    let mut bytes = Vec::new();
-    loop {
-        let batch = next_batch(body, memory, inactivity).await;
-        for piece in &batch.pieces {
-            if piece.len() > limit - bytes.len() {
-                return Err(too_large());
+
+    /// Reads a body into memory. One that is long must be there as a whole within `inactivity`, because others wait.
+    pub(crate) async fn read(
+        &self,
+        body: &mut Body,
+        headers: &HeaderMap,
+        inactivity: Duration,
+    ) -> Result<Sent, RequestError> {
+        let announced = content_length(headers).map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        if announced.is_some_and(|length| length > self.limit) {
+            return Err(RequestError::ManifestTooLarge { limit: self.limit });
+        }
+        let mut bytes = Vec::new();
+        if self.read_until(Self::SHORT, body, &mut bytes, inactivity).await? {
+            return Ok(Sent { bytes: bytes.into(), _permit: None });
+        }
+        let most = u32::try_from(announced.unwrap_or(self.limit)).unwrap_or(u32::MAX);
+        let permit = self.memory.clone().acquire_many_owned(most).await.expect("the semaphore is never closed");
+        let rest = self.read_until(usize::MAX, body, &mut bytes, inactivity);
+        tokio::time::timeout(inactivity, rest).await.map_err(|_| RequestError::SlowBody)??;
+        Ok(Sent { bytes: bytes.into(), _permit: Some(permit) })
+    }
+
+    /// Reads until there are more than `enough` bytes, or the body ends, and tells whether it did.
+    async fn read_until(
+        &self,
+        enough: usize,
+        body: &mut Body,
+        bytes: &mut Vec<u8>,
+        inactivity: Duration,
+    ) -> Result<bool, RequestError> {
+        while bytes.len() <= enough {
+            let frame = tokio::time::timeout(inactivity, body.frame()).await.map_err(|_| RequestError::SlowBody)?;
+            let Some(frame) = frame else { return Ok(true) };
+            let Ok(data) = frame.map_err(|_| RequestError::BrokenBody)?.into_data() else { continue };
+            if data.len() > self.limit - bytes.len() {
+                return Err(RequestError::ManifestTooLarge { limit: self.limit });
             }
-            bytes.extend_from_slice(piece);
+            bytes.extend_from_slice(&data);
         }
-        if let Some(end) = batch.end {
-            return end.map(|()| Bytes::from(bytes));
-        }
+        Ok(false)
     }
 }
 
@@ -181,7 +234,62 @@ async fn read_chunk(file: File, offset: u64, want: usize) -> io::Result<(File, B
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn the_smallest_chunks_become_few_pieces() {
+        let frame = |size: usize| Ok::<_, io::Error>(Bytes::from(vec![7; size]));
+        let memory = Memory::default();
+        let sizes = (0..BATCH + 1000).map(|_| 1);
+        let mut body = Body::from_stream(futures_util::stream::iter(sizes.map(frame)));
+        let first = next_batch(&mut body, &memory, Duration::from_secs(60)).await;
+        assert_eq!(first.pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [BATCH]);
+        let last = next_batch(&mut body, &memory, Duration::from_secs(60)).await;
+        assert_eq!(last.pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [1000]);
+        assert!(matches!(last.end, Some(Ok(()))));
+        // In their order, whatever their size.
+        let sizes = [1, 2, WORTH_A_PIECE, 3, WORTH_A_PIECE - 1, WORTH_A_PIECE + 1];
+        let mut body = Body::from_stream(futures_util::stream::iter(sizes.map(frame)));
+        let batch = next_batch(&mut body, &memory, Duration::from_secs(60)).await;
+        let expected = [3, WORTH_A_PIECE, WORTH_A_PIECE + 2, WORTH_A_PIECE + 1];
+        assert_eq!(batch.pieces.iter().map(Bytes::len).collect::<Vec<_>>(), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_manifests_take_turns_and_short_ones_do_not_wait() {
+        let inactivity = Duration::from_secs(60);
+        let manifests = Manifests::new(Memory::SHARED);
+        let headers = HeaderMap::new();
+        // A byte each second is not silence, but too slow for whoever takes all of the memory.
+        let trickle = (0..).map(|number| if number == 0 { vec![7; 100_000] } else { vec![7] });
+        let slow = futures_util::stream::iter(trickle).then(|piece| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok::<_, io::Error>(Bytes::from(piece))
+        });
+        let mut slow = Body::from_stream(slow);
+        let mut long = Body::from(vec![7; 200_000]);
+        let mut short = Body::from(vec![7; Manifests::SHORT]);
+        let began = tokio::time::Instant::now();
+        let slow = async { (manifests.read(&mut slow, &headers, inactivity).await, began.elapsed()) };
+        let after = |seconds: u64| tokio::time::sleep(Duration::from_secs(seconds));
+        let long = async {
+            after(5).await;
+            (manifests.read(&mut long, &headers, inactivity).await, began.elapsed())
+        };
+        let short = async {
+            after(10).await;
+            (manifests.read(&mut short, &headers, inactivity).await, began.elapsed())
+        };
+        let (slow, long, short) = tokio::join!(slow, long, short);
+        assert!(matches!(slow.0, Err(RequestError::SlowBody)));
+        assert_eq!(long.0.map_err(|error| error.to_string()).map(|sent| sent.bytes.len()), Ok(200_000));
+        assert_eq!(short.0.map_err(|error| error.to_string()).map(|sent| sent.bytes.len()), Ok(Manifests::SHORT));
+        assert_eq!(short.1.as_secs(), 10);
+        assert!(long.1 >= slow.1 && long.1.as_secs() < 65, "{:?}", long.1);
+        assert_eq!(manifests.memory.available_permits(), Memory::SHARED);
+    }
 
     #[test]
     fn answers_on_their_way_share_memory_also_on_one_connection() {

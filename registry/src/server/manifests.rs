@@ -5,8 +5,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use oci::{Algorithm, Digest, Parsed, RepositoryName, Tag};
 
 use super::App;
-use super::blobs::gather;
-use super::body::read_all;
+use super::blobs;
 use super::error::RequestError;
 use super::response::{self, Condition, not_modified};
 use super::routes::ManifestReference;
@@ -55,7 +54,7 @@ pub(crate) async fn send(
     }
     let body = match *method {
         Method::HEAD => Body::empty(),
-        _ => gather(app, &blob).await?.ok_or_else(unknown)?.into(),
+        _ => blobs::body(app, &blob, 0..blob.size()).await?.ok_or_else(unknown)?,
     };
     Ok(response::content(body, &record.media_type, record.size, digest))
 }
@@ -71,8 +70,8 @@ pub(crate) async fn put(
     reference: ManifestReference,
     mut tags: Vec<Tag>,
 ) -> Result<Response<Body>, RequestError> {
-    let limits = app.limits();
-    let bytes = read_all(body, headers, limits.manifest_bytes, app.memory(), limits.inactivity).await?;
+    let sent = app.manifests().read(body, headers, app.limits().inactivity).await?;
+    let bytes = sent.bytes.clone();
     let sent_as = content_type(headers);
     let expected = match &reference {
         ManifestReference::Digest(digest) => Some(digest),
@@ -103,7 +102,9 @@ pub(crate) async fn put(
             sparse,
             by: None,
         };
-        here.put_manifest(&new).await.map(|()| (here, digest, parsed, tags))
+        let put = here.put_manifest(&new).await;
+        drop(sent);
+        put.map(|()| (here, digest, parsed, tags))
     };
     let (here, digest, parsed, tags) = app.in_task(put).await??;
     let location = format!("/v2/{}/manifests/{digest}", repository.as_str());
@@ -201,4 +202,41 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     let media_type = value.split(';').next().unwrap_or(value).trim();
     (!media_type.is_empty()).then(|| media_type.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::HttpBody as _;
+    use http_body_util::BodyExt as _;
+    use jiff::Timestamp;
+
+    use super::super::ServeOptions;
+    use super::*;
+    use crate::storage::objects::disk::{Disk, DiskOptions};
+    use crate::storage::{Storage, StorageOptions};
+
+    #[tokio::test]
+    async fn a_long_manifest_is_never_in_memory_as_a_whole() {
+        let home = tempfile::tempdir().expect("tempdir");
+        let disk = Disk::open(home.path(), DiskOptions::new(Timestamp::now)).expect("a folder");
+        let storage = Storage::new(disk.backend(), StorageOptions::default());
+        let app = App::new(ServeOptions::new(storage, ([127, 0, 0, 1], 0).into()));
+        let repository: RepositoryName = "a".parse().expect("a name");
+        let text = format!(r#"{{"schemaVersion":2,"manifests":[],"x":"{}"}}"#, "y".repeat(3 << 20));
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(oci::media_type::OCI_INDEX));
+        let reference = || ManifestReference::Tag("v1".parse().expect("a tag"));
+        let mut sent = Body::from(text.clone());
+        put(&app, &headers, &mut sent, &repository, reference(), Vec::new()).await.expect("put");
+        let answer = read(&app, &Method::GET, &HeaderMap::new(), &repository, reference()).await.expect("read");
+        let mut body = answer.into_body();
+        assert_eq!(body.size_hint().exact(), Some(text.len() as u64));
+        let mut all = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let piece = frame.expect("read").into_data().expect("data");
+            assert!(piece.len() <= 1 << 20, "{}", piece.len());
+            all.extend_from_slice(&piece);
+        }
+        assert!(all == text.as_bytes());
+    }
 }
