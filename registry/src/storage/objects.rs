@@ -193,7 +193,7 @@ pub struct Checkpoint {
     /// The store's name for the unfinished object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handle: Option<String>,
-    /// The parts that are there, all of the same size.
+    /// The parts that are there, of sizes that follow from their number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<String>,
     /// A data object with what comes after the parts and is too little for one.

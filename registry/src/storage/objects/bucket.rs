@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,7 +25,7 @@ use object_store::{
     GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, RetryConfig,
     UpdateVersion,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -34,12 +35,14 @@ use super::{
 use crate::storage::id::{Id, Ids};
 use crate::storage::keys::{self, Key, Prefix};
 
-/// How long each part is but the last: some stores insist that all are as long.
-const PART: usize = 8 * 1024 * 1024;
+/// How long the parts of an object are.
+const PARTS: Parts = Parts { size: 8 * 1024 * 1024, count: 5000, later: 64 * 1024 * 1024 };
 /// How many parts of one object are on their way at once.
 const AT_ONCE: usize = 4;
-/// How many parts there are in memory of all objects.
-const PARTS: usize = 12;
+/// How many bytes of parts there are in memory, of all objects.
+const MEMORY: usize = 96 * 1024 * 1024;
+/// For how long a part that grows may keep its memory when others wait for some.
+const HELD: Duration = Duration::from_secs(2);
 /// For so long what the store said of the time is counted on from.
 const CLOCK: Duration = Duration::from_secs(10);
 
@@ -73,13 +76,42 @@ pub struct BucketOptions {
 trait Store: ObjectStore + MultipartStore + Signer {}
 impl<T: ObjectStore + MultipartStore + Signer> Store for T {}
 
+/// How long each part is but the last, which every replica has to say alike.
+///
+/// Some stores insist that all parts are as long, and no store takes more than 10,000. So they are as long until an
+/// object is larger than most can be, 39 GiB; what comes then, up to 351 GiB, the other stores take.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    size: usize,
+    /// How many parts are of that size.
+    count: usize,
+    /// How long those are that come after them.
+    later: usize,
+}
+
+impl Parts {
+    fn size(self, number: usize) -> usize {
+        if number < self.count { self.size } else { self.later }
+    }
+
+    /// Returns how many bytes are in the first parts.
+    fn before(self, number: usize) -> u64 {
+        let first = number.min(self.count);
+        first as u64 * self.size as u64 + (number - first) as u64 * self.later as u64
+    }
+}
+
 /// Objects in a bucket. Clones are the same.
 #[derive(Clone)]
 pub struct Bucket {
     store: Arc<dyn Store>,
     /// Before all keys; ends in `/`.
     prefix: Arc<str>,
+    parts: Parts,
+    /// Has as many permits as there may be bytes of parts.
     memory: Arc<Semaphore>,
+    /// The parts that grow.
+    growing: Arc<Mutex<Vec<Weak<Growing>>>>,
     clock: Arc<Mutex<Option<(Instant, Timestamp)>>>,
     signs: bool,
 }
@@ -170,7 +202,9 @@ impl Bucket {
         Ok(Self {
             store,
             prefix: prefix.into(),
-            memory: Arc::new(Semaphore::new(PARTS)),
+            parts: PARTS,
+            memory: Arc::new(Semaphore::new(MEMORY)),
+            growing: Arc::default(),
             clock: Arc::default(),
             signs: true,
         })
@@ -376,6 +410,70 @@ impl Objects for Bucket {
     }
 }
 
+/// A part that is not long enough yet. Whoever holds the lock uses it, or makes room for others.
+type Growing = tokio::sync::Mutex<Part>;
+
+/// See [`Growing`].
+#[derive(Debug)]
+struct Part {
+    buffer: BytesMut,
+    /// The right to have a buffer, and since when.
+    permit: Option<(OwnedSemaphorePermit, Instant)>,
+    /// Where its bytes are when they had to make room.
+    aside: Option<Id>,
+}
+
+impl Bucket {
+    /// Waits for the right to have so many bytes in memory, which somebody gives up who had it for long.
+    async fn room(&self, size: usize) -> Result<OwnedSemaphorePermit, ObjectError> {
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let mut acquired = pin!(self.memory.clone().acquire_many_owned(size));
+        loop {
+            match tokio::time::timeout(HELD, &mut acquired).await {
+                Ok(permit) => return permit.map_err(|error| ObjectError::Unavailable { source: error.into() }),
+                Err(_) => self.make_room().await?,
+            }
+        }
+    }
+
+    /// Puts the part aside that has been growing for longest: a client that sends little keeps nobody else from
+    /// sending.
+    async fn make_room(&self) -> Result<(), ObjectError> {
+        let parts: Vec<_> = {
+            let mut all = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|part| part.strong_count() > 0);
+            all.iter().filter_map(Weak::upgrade).collect()
+        };
+        let since = |part: &Part| part.permit.as_ref().map(|(_, since)| *since);
+        // Who uses his part right now is about to send it, or waits himself.
+        let idle = parts.into_iter().filter_map(|part| part.try_lock_owned().ok());
+        let held = idle.filter(|part| since(part).is_some_and(|since| since.elapsed() >= HELD));
+        let Some(mut part) = held.min_by_key(|part| since(part)) else { return Ok(()) };
+        let aside = Ids::Random.draw();
+        self.put_aside(aside, &part.buffer).await?;
+        *part = Part { buffer: BytesMut::new(), permit: None, aside: Some(aside) };
+        Ok(())
+    }
+
+    /// Writes what is too little for a part as an object of its own.
+    async fn put_aside(&self, id: Id, bytes: &[u8]) -> Result<(), ObjectError> {
+        let path = self.data_path(id)?;
+        let put = self.store.put(&path, Bytes::copy_from_slice(bytes).into()).await;
+        put.map(|_| ()).map_err(|error| failed("write", path.as_ref(), error))
+    }
+
+    /// Reads what was put aside, if it is there.
+    async fn read_aside(&self, id: Id) -> Result<Option<Bytes>, ObjectError> {
+        let path = self.data_path(id)?;
+        let error = |error| failed("read", path.as_ref(), error);
+        let got = found(self.store.get_opts(&path, GetOptions::default()).await).map_err(error)?;
+        match got {
+            Some(got) => got.bytes().await.map(Some).map_err(error),
+            None => Ok(None),
+        }
+    }
+}
+
 /// A data object on its way.
 #[derive(Debug)]
 struct Writer {
@@ -388,9 +486,7 @@ struct Writer {
     parts: Vec<Option<String>>,
     /// The parts on their way.
     sending: JoinSet<Result<(usize, String), ObjectError>>,
-    buffer: BytesMut,
-    /// The right to have a buffer.
-    permit: Option<OwnedSemaphorePermit>,
+    growing: Arc<Growing>,
     size: u64,
     /// Where the last pause put what was too little for a part.
     tail: Option<Id>,
@@ -402,21 +498,30 @@ struct Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let runtime = tokio::runtime::Handle::try_current();
-        if let (false, Some(handle), Ok(runtime)) = (self.stays, self.handle.take(), runtime) {
-            let (store, path) = (self.bucket.store.clone(), self.path.clone());
-            let mut sending = std::mem::take(&mut self.sending);
-            runtime.spawn(async move {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (bucket, path, growing) = (self.bucket.clone(), self.path.clone(), self.growing.clone());
+        let handle = self.handle.take().filter(|_| !self.stays);
+        let mut sending = std::mem::take(&mut self.sending);
+        // Nobody is left to tell of failures: what stays is for the store's own rule for unfinished uploads, or for the
+        // collector.
+        runtime.spawn(async move {
+            if let Some(handle) = handle {
                 sending.shutdown().await;
-                // Nobody is left to tell: what stays is for the store's own rule for unfinished uploads.
-                let _ = store.abort_multipart(&path, &handle).await;
-            });
-        }
+                let _ = bucket.store.abort_multipart(&path, &handle).await;
+            }
+            if let Some(aside) = growing.lock().await.aside.take() {
+                let _ = Data::delete(&bucket, aside).await;
+            }
+        });
     }
 }
 
 impl Writer {
     fn new(bucket: &Bucket, id: Id) -> Result<Self, ObjectError> {
+        let growing = Arc::new(Growing::new(Part { buffer: BytesMut::new(), permit: None, aside: None }));
+        let mut all = bucket.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|part| part.strong_count() > 0);
+        all.push(Arc::downgrade(&growing));
         Ok(Self {
             bucket: bucket.clone(),
             id,
@@ -424,8 +529,7 @@ impl Writer {
             handle: None,
             parts: Vec::new(),
             sending: JoinSet::new(),
-            buffer: BytesMut::new(),
-            permit: None,
+            growing,
             size: 0,
             tail: None,
             spent: Vec::new(),
@@ -433,31 +537,48 @@ impl Writer {
         })
     }
 
-    /// Waits for the right to have a buffer. Whoever waits has none, and whoever has one can send it.
-    async fn allow(&mut self) -> Result<(), ObjectError> {
-        if self.permit.is_none() {
-            let permit = self.bucket.memory.clone().acquire_owned().await;
-            self.permit = Some(permit.map_err(|error| ObjectError::Unavailable { source: error.into() })?);
+    /// Returns the part that grows, with all its bytes.
+    async fn whole_part(&self) -> Result<OwnedMutexGuard<Part>, ObjectError> {
+        let mut part = self.growing.clone().lock_owned().await;
+        if part.aside.is_some() {
+            self.grow(&mut part).await?;
+        }
+        Ok(part)
+    }
+
+    /// Gives the part that grows memory for all of it. Whoever waits has none, and whoever has some can send it.
+    async fn grow(&self, part: &mut Part) -> Result<(), ObjectError> {
+        if part.permit.is_none() {
+            let permit = self.bucket.room(self.bucket.parts.size(self.parts.len())).await?;
+            part.permit = Some((permit, Instant::now()));
+        }
+        if let Some(aside) = part.aside {
+            let gone = || ObjectError::Damaged { what: aside.to_string() };
+            part.buffer.extend_from_slice(&self.bucket.read_aside(aside).await?.ok_or_else(gone)?);
+            part.aside = None;
+            Data::delete(&self.bucket, aside).await?;
         }
         Ok(())
     }
 
-    async fn fill(&mut self, mut piece: &[u8]) -> Result<(), ObjectError> {
+    async fn fill(&mut self, part: &mut Part, mut piece: &[u8]) -> Result<(), ObjectError> {
         while !piece.is_empty() {
-            self.allow().await?;
-            let (now, later) = piece.split_at(piece.len().min(PART - self.buffer.len()));
-            self.buffer.extend_from_slice(now);
-            piece = later;
+            self.grow(part).await?;
+            let size = self.bucket.parts.size(self.parts.len());
             // One byte more must be known to follow, because the last part may be shorter, and an object without parts
             // is written at once.
-            if self.buffer.len() == PART && !piece.is_empty() {
-                self.send_part().await?;
+            if part.buffer.len() == size {
+                self.send_part(part).await?;
+                continue;
             }
+            let (now, later) = piece.split_at(piece.len().min(size - part.buffer.len()));
+            part.buffer.extend_from_slice(now);
+            piece = later;
         }
         Ok(())
     }
 
-    async fn send_part(&mut self) -> Result<(), ObjectError> {
+    async fn send_part(&mut self, part: &mut Part) -> Result<(), ObjectError> {
         while self.sending.len() >= AT_ONCE {
             self.receive_part().await?;
         }
@@ -472,7 +593,7 @@ impl Writer {
         let number = self.parts.len();
         self.parts.push(None);
         let (store, path) = (self.bucket.store.clone(), self.path.clone());
-        let (bytes, permit) = (self.buffer.split().freeze(), self.permit.take());
+        let (bytes, permit) = (std::mem::take(&mut part.buffer).freeze(), part.permit.take());
         self.sending.spawn(async move {
             let _permit = permit;
             let sent = store.put_part(&path, &handle, number, PutPayload::from(bytes)).await;
@@ -509,8 +630,9 @@ impl Writer {
 #[async_trait]
 impl DataWriter for Writer {
     async fn write(&mut self, pieces: &[Bytes]) -> Result<(), ObjectError> {
+        let mut part = self.growing.clone().lock_owned().await;
         for piece in pieces {
-            self.fill(piece).await?;
+            self.fill(&mut part, piece).await?;
             self.size += piece.len() as u64;
         }
         Ok(())
@@ -523,11 +645,10 @@ impl DataWriter for Writer {
             Data::delete(&self.bucket, spent).await?;
         }
         self.spent.extend(self.tail.take());
-        if !self.buffer.is_empty() {
+        let part = self.whole_part().await?;
+        if !part.buffer.is_empty() {
             let tail = Ids::Random.draw();
-            let bytes = Bytes::copy_from_slice(&self.buffer);
-            let put = self.bucket.store.put(&self.bucket.data_path(tail)?, bytes.into()).await;
-            put.map_err(|error| failed("write", self.path.as_ref(), error))?;
+            self.bucket.put_aside(tail, &part.buffer).await?;
             self.tail = Some(tail);
         }
         self.stays = true;
@@ -536,15 +657,16 @@ impl DataWriter for Writer {
 
     async fn finish(mut self: Box<Self>) -> Result<u64, ObjectError> {
         let size = self.size;
+        let mut part = self.whole_part().await?;
         match self.handle.clone() {
             None => {
-                let bytes = self.buffer.split().freeze();
+                let bytes = std::mem::take(&mut part.buffer).freeze();
                 let put = self.bucket.store.put(&self.path, bytes.into()).await;
                 put.map_err(|error| failed("write", self.path.as_ref(), error))?;
             }
             Some(handle) => {
-                if !self.buffer.is_empty() {
-                    self.send_part().await?;
+                if !part.buffer.is_empty() {
+                    self.send_part(&mut part).await?;
                 }
                 let parts = self.await_parts().await?.into_iter().map(|content_id| PartId { content_id }).collect();
                 let completed = self.bucket.store.complete_multipart(&self.path, &handle, parts).await;
@@ -568,6 +690,9 @@ impl DataWriter for Writer {
             aborted.map_err(|error| failed("give up", self.path.as_ref(), error))?;
         }
         self.stays = true;
+        if let Some(aside) = self.growing.lock().await.aside.take() {
+            Data::delete(&self.bucket, aside).await?;
+        }
         self.remove_tails().await
     }
 }
@@ -587,16 +712,15 @@ impl Data for Bucket {
         writer.parts = checkpoint.parts.iter().cloned().map(Some).collect();
         writer.size = checkpoint.size;
         writer.stays = true;
+        let mut known = self.parts.before(writer.parts.len());
         if let Some(tail) = checkpoint.tail {
-            writer.allow().await?;
-            let path = self.data_path(tail)?;
-            let got = found(self.store.get_opts(&path, GetOptions::default()).await);
-            let Some(got) = got.map_err(|error| failed("read", path.as_ref(), error))? else { return Ok(None) };
-            writer.buffer =
-                BytesMut::from(&got.bytes().await.map_err(|error| failed("read", path.as_ref(), error))?[..]);
+            let mut part = writer.growing.clone().lock_owned().await;
+            writer.grow(&mut part).await?;
+            let Some(bytes) = self.read_aside(tail).await? else { return Ok(None) };
+            known += bytes.len() as u64;
+            part.buffer.extend_from_slice(&bytes);
             writer.tail = Some(tail);
         }
-        let known = (writer.parts.len() * PART + writer.buffer.len()) as u64;
         Ok((known == checkpoint.size).then(|| Box::new(writer) as Box<dyn DataWriter>))
     }
 

@@ -88,7 +88,7 @@ fn a_bucket_keeps_the_contract() {
         assert_eq!(got, "signed");
         // An object that is given up has no parts there.
         let mut writer = one.backend().data.begin(id).await.expect("begun");
-        writer.write(&[vec![0; 2 * PART + 1].into()]).await.expect("written");
+        writer.write(&[vec![0; 2 * PARTS.size + 1].into()]).await.expect("written");
         let unfinished = async || {
             let url = format!("{}/images?uploads", moto.endpoint());
             let list = reqwest::get(url).await.expect("answered").text().await.expect("read");
@@ -103,6 +103,87 @@ fn a_bucket_keeps_the_contract() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("its parts stay");
+    });
+}
+
+/// Reads all of an object.
+async fn read(bucket: &Bucket, id: Id, size: u64) -> Vec<u8> {
+    let content = Data::read(bucket, id, 0..size).await.expect("read").expect("there");
+    let Content::Stream(stream) = content else { panic!("{content:?}") };
+    stream.try_collect::<Vec<_>>().await.expect("read").concat()
+}
+
+fn noise(size: usize) -> Bytes {
+    (0..size as u32).map(|number| (number.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect::<Vec<_>>().into()
+}
+
+#[test]
+fn uploads_that_come_slowly_let_others_pass() {
+    let Some(moto) = Moto::start() else { return };
+    runtime().block_on(async {
+        moto.make_bucket("images").await;
+        let bucket = moto.open("images/slow");
+        let (slow, fast) = (MEMORY / PARTS.size, Ids::Random.draw());
+        let mut writers = Vec::new();
+        for number in 0..slow {
+            let id = Ids::Random.draw();
+            let mut writer = bucket.backend().data.begin(id).await.expect("begun");
+            writer.write(&[vec![u8::try_from(number).expect("few"); 1000].into()]).await.expect("written");
+            writers.push((id, writer));
+        }
+        let all = noise(2 * PARTS.size + 1);
+        let mut writer = bucket.backend().data.begin(fast).await.expect("begun");
+        let pushed = tokio::time::timeout(Duration::from_secs(300), writer.write(std::slice::from_ref(&all))).await;
+        pushed.expect("not kept waiting").expect("written");
+        assert_eq!(writer.finish().await.expect("finished"), all.len() as u64);
+        assert!(read(&bucket, fast, all.len() as u64).await == all);
+        // Those that made room go on as if nothing had happened: to the end, paused, or given up.
+        let (_, given_up) = writers.pop().expect("several");
+        given_up.abort().await.expect("given up");
+        for (number, (id, mut writer)) in writers.into_iter().enumerate() {
+            writer.write(&[Bytes::from_static(b"the end")]).await.expect("written");
+            let writer = match number % 2 {
+                0 => writer,
+                _ => {
+                    let checkpoint = writer.pause().await.expect("paused");
+                    bucket.resume(&checkpoint).await.expect("resumed").expect("there")
+                }
+            };
+            writer.finish().await.expect("finished");
+            let mut expected = vec![u8::try_from(number).expect("few"); 1000];
+            expected.extend_from_slice(b"the end");
+            assert!(read(&bucket, id, 1007).await == expected, "{number}");
+        }
+        // What was put aside is gone.
+        let there = Data::list(&bucket, None, 1000).await.expect("listed").entries;
+        assert_eq!(there.len(), slow);
+    });
+}
+
+#[test]
+fn an_object_of_too_many_parts_goes_on_with_longer_ones() {
+    assert!(PARTS.before(10_000) > 350 << 30);
+    let Some(moto) = Moto::start() else { return };
+    runtime().block_on(async {
+        moto.make_bucket("images").await;
+        let open = || {
+            let mut bucket = moto.open("images/large");
+            bucket.parts = Parts { size: 5 << 20, count: 2, later: 7 << 20 };
+            bucket
+        };
+        let (one, other, id) = (open(), open(), Ids::Random.draw());
+        let all = noise(30 << 20);
+        let mut writer = one.backend().data.begin(id).await.expect("begun");
+        for (number, piece) in
+            [0..1 << 20, 1 << 20..18 << 20, 18 << 20..27 << 20, 27 << 20..30 << 20].into_iter().enumerate()
+        {
+            writer.write(&[all.slice(piece)]).await.expect("written");
+            let checkpoint = writer.pause().await.expect("paused");
+            let replica = if number % 2 == 0 { &other } else { &one };
+            writer = replica.resume(&checkpoint).await.expect("resumed").expect("there");
+        }
+        assert_eq!(writer.finish().await.expect("finished"), all.len() as u64);
+        assert!(read(&one, id, all.len() as u64).await == all);
     });
 }
 
