@@ -20,7 +20,7 @@ const SERVERS: usize = 3;
 /// How many clients push at once.
 const CLIENTS: usize = 6;
 /// For so long a client tries one thing again and again.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// For so many pushes one server dies: a fast machine's clients wait for the next death, a slow one's see more of them.
 const PUSHES_A_KILL: u64 = 8;
 
@@ -97,7 +97,7 @@ impl Answer {
 
 fn request(address: &str, line: &str, headers: &str, body: &[u8]) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let length = body.len();
     let head = format!("{line} HTTP/1.1\r\nhost: r\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n");
     stream.write_all(head.as_bytes())?;
@@ -280,7 +280,7 @@ fn servers_on_one_storage_die_and_nothing_is_lost() {
                         if number >= uploads {
                             return;
                         }
-                        eventually(60, "servers die", || kills.load(Ordering::SeqCst) >= kills_before(number));
+                        eventually(180, "servers die", || kills.load(Ordering::SeqCst) >= kills_before(number));
                         let image = Image::new(number);
                         client.push_image(&image);
                         if Image::is_deleted(number) {

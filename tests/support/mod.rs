@@ -207,7 +207,7 @@ impl Registry {
                 }
             });
         }
-        let address = receiver.recv_timeout(Duration::from_secs(20)).expect("the registry tells its address");
+        let address = receiver.recv_timeout(Duration::from_secs(120)).expect("the registry tells its address");
         Self { child, address }
     }
 

@@ -53,6 +53,7 @@ pub(super) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
             "digests": collected.digests,
             "young": collected.young,
             "leftovers": collected.leftovers,
+            "inDoubt": collected.in_doubt,
             "uploads": done.uploads,
         }))?)?;
         return Ok(ExitCode::SUCCESS);
@@ -73,6 +74,10 @@ pub(super) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
         if count > 0 {
             terminal::note(&format!("{count} {what}"));
         }
+    }
+    if collected.in_doubt {
+        let text = "bytes that no record names stay, because some records cannot be read; see `slipway registry fsck`";
+        terminal::note(text);
     }
     let total = if dry_run { "Total reclaimable space" } else { "Total reclaimed space" };
     terminal::print_line(&format!("{total}: {}", units::size(collected.bytes)))?;

@@ -117,7 +117,7 @@ pub(crate) async fn body(app: &App, blob: &Blob, wanted: Range<u64>) -> Result<O
 
 /// Reads some of a blob into memory.
 async fn read_part(blob: Blob, range: Range<u64>) -> Result<Bytes, ObjectError> {
-    let gone = |what: &str| ObjectError::Damaged { what: what.to_owned() };
+    let gone = |what: &str| ObjectError::Damaged { what: what.to_owned(), version: None };
     let size = usize::try_from(range.end - range.start).unwrap_or(0);
     let content = blob.read(range).await.map_err(|error| match error {
         StorageError::Object(error) => error,

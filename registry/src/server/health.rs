@@ -6,8 +6,9 @@ use axum::http::{Response, StatusCode, header};
 use super::App;
 use super::error::RequestError;
 use super::response;
+use crate::storage::StorageError;
 
-/// How many blobs are named that turned out damaged.
+/// How many blobs, and how many records, are named that turned out damaged.
 const MOST_BAD: usize = 100;
 
 /// Answers `GET /readyz`: whether the storage can be read, and how much of what it holds turned out damaged.
@@ -16,9 +17,17 @@ const MOST_BAD: usize = 100;
 /// it.
 pub(crate) async fn ready(app: &App) -> Result<Response<Body>, RequestError> {
     // What they are does not matter for that, but whether it can be known.
-    let (status, body) = match app.storage().bad_blobs(MOST_BAD).await {
-        Ok(bad) if bad.is_empty() => (StatusCode::OK, serde_json::json!({ "status": "ok" })),
-        Ok(bad) => (StatusCode::OK, serde_json::json!({ "status": "damaged", "badBlobs": bad })),
+    let damage = async {
+        let storage = app.storage();
+        Ok::<_, StorageError>((storage.bad_blobs(MOST_BAD).await?, storage.damaged_records(MOST_BAD).await?))
+    };
+    let (status, body) = match damage.await {
+        Ok((blobs, records)) if blobs.is_empty() && records.is_empty() => {
+            (StatusCode::OK, serde_json::json!({ "status": "ok" }))
+        }
+        Ok((blobs, records)) => {
+            (StatusCode::OK, serde_json::json!({ "status": "damaged", "badBlobs": blobs, "damagedRecords": records }))
+        }
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, serde_json::json!({ "status": "storage unavailable" })),
     };
     let mut answer = response::json("application/json", &body);

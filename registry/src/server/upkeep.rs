@@ -82,6 +82,9 @@ async fn scrub(options: ServeOptions) {
                 for digest in scrubbed.bad {
                     options.events.tell(ServeEvent::BlobBad { digest });
                 }
+                if let Some(error) = scrubbed.why {
+                    options.events.tell(ServeEvent::ScrubFailed { error: chain(&error) });
+                }
             }
             Err(error) => options.events.tell(ServeEvent::ScrubFailed { error: chain(&error) }),
         }

@@ -244,14 +244,15 @@ impl Repository {
         for _ in 0..TRIES {
             let slot = self.storage.slot::<OwnRecord>(&key).await?;
             let condition = slot.condition();
-            let Some(own) = slot.here() else {
+            if let Slot::Absent | Slot::Gone(_) = slot {
                 // Whoever deleted it may not have come to this yet.
                 self.storage.sync().await?;
                 return Ok(false);
-            };
+            }
             if self.storage.bury(&key, 0, condition).await?.is_some() {
-                let edge = self.edge(digest, own.record.incarnation, EdgeKind::Own);
-                self.storage.drop_edges(&[edge]).await?;
+                // When nobody knows the edge any more, the collector finds it.
+                let edge = slot.here().map(|own| self.edge(digest, own.record.incarnation, EdgeKind::Own));
+                self.storage.drop_edges(edge.as_slice()).await?;
                 self.storage.sync().await?;
                 return Ok(true);
             }

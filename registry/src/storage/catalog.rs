@@ -71,7 +71,7 @@ impl Repository {
     pub(super) async fn leave_catalog(&self) -> Result<(), StorageError> {
         let key = keys::catalog_entry(&self.name);
         let slot = self.storage.slot::<CatalogRecord>(&key).await?;
-        if !matches!(slot, Slot::Here(_)) || self.has_manifests().await? {
+        if matches!(slot, Slot::Absent | Slot::Gone(_)) || self.has_manifests().await? {
             return Ok(());
         }
         if self.storage.bury(&key, 0, slot.condition()).await?.is_some() && self.has_manifests().await? {

@@ -12,6 +12,8 @@
 //! An edge without its record belongs to a push that is under way, or to one that died. The collector replaces what is
 //! under the key of the record before it removes the edge, so that the push, should it live, finds its condition not to
 //! hold and starts again.
+//!
+//! What cannot be read may say anything: nothing is thrown away that it may be about.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -25,6 +27,7 @@ use super::keys::{self, Edge, EdgeKind, Key, TOMBSTONE};
 use super::manifests::ManifestRecord;
 use super::objects::Condition;
 use super::records::{Held, Slot};
+use super::sessions::KnownData;
 use super::{Storage, StorageError};
 
 /// A way in which the protocol would be wrong, to see whether the tests see it.
@@ -68,6 +71,8 @@ pub struct Collected {
     pub young: u64,
     /// How many edges, uploads and data objects of clients or replicas that died were removed.
     pub leftovers: u64,
+    /// Whether data that no record names stayed, because a record that may name it cannot be read.
+    pub in_doubt: bool,
 }
 
 impl Collected {
@@ -105,7 +110,10 @@ impl Storage {
             // Before the records: what an upload stands on until it ends, a record names then.
             let mut known = self.upload_data().await?;
             self.scan_blobs(&mut round, &mut known).await?;
-            self.scan_data(&mut round, &known).await?;
+            round.collected.in_doubt = known.in_doubt;
+            if !known.in_doubt {
+                self.scan_data(&mut round, &known.ids).await?;
+            }
         }
         Ok(round.collected)
     }
@@ -126,8 +134,9 @@ impl Storage {
         loop {
             let page = self.objects().list(&keys::candidates(), after.as_ref(), 1000).await?;
             for entry in &page.entries {
-                let Some(object) = self.objects().get(&entry.key).await? else { continue };
-                let text = String::from_utf8_lossy(&object.bytes);
+                // What was in one that is damaged, the next scan finds.
+                let bytes = self.intact(&entry.key).await?.unwrap_or_default();
+                let text = String::from_utf8_lossy(&bytes);
                 let mut done = !round.options.dry_run;
                 for digest in text.lines().filter_map(|line| line.parse::<Digest>().ok()) {
                     done &= self.look_at(round, &digest).await? != Outcome::Young;
@@ -198,6 +207,7 @@ impl Storage {
                 let slot = self.slot::<ManifestRecord>(&key).await?;
                 match &slot {
                     Slot::Here(held) if held.record.incarnation == edge.incarnation => Ok(Outcome::Kept),
+                    Slot::Damaged(_) => Ok(Outcome::Kept),
                     _ => self.remove_stale(edge, &slot, modified, now).await,
                 }
             }
@@ -207,6 +217,7 @@ impl Storage {
                     Slot::Here(held) if held.record.incarnation == edge.incarnation => {
                         self.lapse(edge, held, now).await
                     }
+                    Slot::Damaged(_) => Ok(Outcome::Kept),
                     slot => self.remove_stale(edge, &slot, modified, now).await,
                 }
             }
@@ -319,10 +330,12 @@ impl Storage {
             match &edge.kind {
                 EdgeKind::Manifest(_) => match self.slot::<ManifestRecord>(&edge.owner()).await? {
                     Slot::Here(held) if held.record.incarnation == edge.incarnation => return Ok(Outcome::Kept),
+                    Slot::Damaged(_) => return Ok(Outcome::Kept),
                     _ => young |= self.is_young(modified, now),
                 },
                 EdgeKind::Own => match self.slot::<OwnRecord>(&edge.owner()).await? {
                     Slot::Here(held) => young |= self.is_young(held.modified, now),
+                    Slot::Damaged(_) => return Ok(Outcome::Kept),
                     Slot::Absent | Slot::Gone(_) => young |= self.is_young(modified, now),
                 },
             }
@@ -373,20 +386,24 @@ impl Storage {
         }
     }
 
-    /// Tells whether an edge is that of the record it belongs to.
+    /// Tells whether an edge is that of the record it belongs to, or may be.
     pub(super) async fn is_current(&self, edge: &Edge) -> Result<bool, StorageError> {
-        let key = edge.owner();
-        let incarnation = match &edge.kind {
-            EdgeKind::Own => self.slot::<OwnRecord>(&key).await?.here().map(|held| held.record.incarnation),
-            EdgeKind::Manifest(_) => {
-                self.slot::<ManifestRecord>(&key).await?.here().map(|held| held.record.incarnation)
+        fn is_of<R>(slot: &Slot<R>, incarnation: impl Fn(&R) -> Id, edge: &Edge) -> bool {
+            match slot {
+                Slot::Here(held) => incarnation(&held.record) == edge.incarnation,
+                Slot::Damaged(_) => true,
+                Slot::Absent | Slot::Gone(_) => false,
             }
-        };
-        Ok(incarnation == Some(edge.incarnation))
+        }
+        let key = edge.owner();
+        Ok(match &edge.kind {
+            EdgeKind::Own => is_of(&self.slot(&key).await?, |record: &OwnRecord| record.incarnation, edge),
+            EdgeKind::Manifest(_) => is_of(&self.slot(&key).await?, |record: &ManifestRecord| record.incarnation, edge),
+        })
     }
 
     /// Looks at all blobs, and adds the data objects that their records name to those that are known.
-    async fn scan_blobs(&self, round: &mut Round, known: &mut HashSet<Id>) -> Result<(), StorageError> {
+    async fn scan_blobs(&self, round: &mut Round, known: &mut KnownData) -> Result<(), StorageError> {
         let mut after = None::<Key>;
         loop {
             let page = self.objects().list(&keys::blobs(), after.as_ref(), 1000).await?;
@@ -395,8 +412,9 @@ impl Storage {
                 if !self.is_young(entry.modified, round.now) && !round.seen.contains(&digest) {
                     self.look_at(round, &digest).await?;
                 }
-                let held = self.slot::<BlobRecord>(&entry.key).await?.here();
-                known.extend(held.and_then(|held| held.record.data));
+                let slot = self.slot::<BlobRecord>(&entry.key).await?;
+                known.in_doubt |= matches!(slot, Slot::Damaged(_));
+                known.ids.extend(slot.here().and_then(|held| held.record.data));
             }
             match page.entries.last().filter(|_| page.more) {
                 Some(last) => after = Some(last.key.clone()),
@@ -456,6 +474,6 @@ enum WeakPoint {
 fn sequence_of<R>(slot: &Slot<R>) -> u64 {
     match slot {
         Slot::Gone(tombstone) => tombstone.sequence,
-        Slot::Absent | Slot::Here(_) => 0,
+        Slot::Absent | Slot::Here(_) | Slot::Damaged(_) => 0,
     }
 }

@@ -11,17 +11,18 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use oci::{Digest, Parsed, RepositoryName, Tag, media_type};
+use serde::de::IgnoredAny;
 
 use super::blobs::{Arrival, BlobRecord, BlobState, OwnRecord, Source};
 use super::id::Id;
 use super::inspect::{AT_ONCE, Sum};
 use super::keys::{self, Edge, EdgeKind, Key, TOMBSTONE};
 use super::manifests::{ManifestRecord, NewManifest};
-use super::objects::Entry;
-use super::records::Held;
+use super::objects::{Entry, ObjectError};
+use super::records::{Held, Slot};
 use super::scrub::Verdict;
 use super::tags::TagRecord;
-use super::{CommitError, Storage, StorageError};
+use super::{CommitError, PutManifestError, Repository, Storage, StorageError};
 
 /// The longest manifest that is looked into.
 const MAX_MANIFEST: u64 = 64 * 1024 * 1024;
@@ -86,12 +87,14 @@ pub enum Mending {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each message documents its variant")]
 pub enum Fault {
-    #[error("the record `{key}` cannot be read: {why}")]
-    DamagedRecord { key: String, why: String },
+    #[error("the record `{}` cannot be read: {why}", .key.as_str())]
+    DamagedRecord { key: Key, why: String },
     #[error("the bytes of {digest} are not there")]
     LostBytes { digest: Digest },
     #[error("the bytes of {digest} are not what the digest says")]
     BadBytes { digest: Digest },
+    #[error("the bytes of {digest} cannot be read: {why}")]
+    UnreadableBytes { digest: Digest, why: String },
     #[error("{digest} is marked as bad, and was not pushed again yet")]
     MarkedBad { digest: Digest },
     #[error("manifest {manifest} of `{repository}` names {digest}, which is not in the store")]
@@ -178,18 +181,32 @@ impl Storage {
             Ok(None) => return Ok((None, None)),
             Err(fault) => return Ok((Some(fault), None)),
         };
-        let record = held.record.clone();
+        let fault = match self.check_bytes(digest, &held, options).await {
+            Err(StorageError::Object(error @ ObjectError::Failed { .. })) => {
+                let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                Some(Fault::UnreadableBytes { digest: digest.clone(), why })
+            }
+            fault => fault?,
+        };
+        Ok((fault, Some(held.record)))
+    }
+
+    async fn check_bytes(
+        &self,
+        digest: &Digest,
+        held: &Held<BlobRecord>,
+        options: FsckOptions,
+    ) -> Result<Option<Fault>, StorageError> {
         let digest = digest.clone();
-        let fault = match (record.state, record.data) {
-            (BlobState::Dead, _) => record.bad.then_some(Fault::MarkedBad { digest }),
-            (_, Some(id)) if self.data().size(id).await? != Some(record.size) => Some(Fault::LostBytes { digest }),
+        Ok(match (held.record.state, held.record.data) {
+            (BlobState::Dead, _) => held.record.bad.then_some(Fault::MarkedBad { digest }),
+            (_, Some(id)) if self.data().size(id).await? != Some(held.record.size) => Some(Fault::LostBytes { digest }),
             (_, Some(_)) if !options.verify => None,
             _ => {
-                let verdict = self.verify_blob(&digest, &held, 0).await?;
+                let verdict = self.verify_blob(&digest, held, 0).await?;
                 (verdict == Verdict::Bad).then_some(Fault::BadBytes { digest })
             }
-        };
-        Ok((fault, Some(record)))
+        })
     }
 
     async fn check_owns(&self, suspects: &mut Vec<Fault>) -> Result<(), StorageError> {
@@ -241,6 +258,12 @@ impl Storage {
         for repository in repositories {
             if !self.has_record(&keys::catalog_entry(&repository)).await? {
                 suspects.push(Fault::MissingFromCatalog { repository });
+            }
+        }
+        let mut pages = pin!(self.pages(keys::catalog(), None));
+        while let Some(page) = pages.try_next().await? {
+            for entry in alive(&page) {
+                suspects.extend(self.read_record::<IgnoredAny>(&entry.key).await?.err());
             }
         }
         Ok(())
@@ -344,7 +367,7 @@ impl Storage {
         loop {
             let page = self.data().list(after, 1000).await?;
             for (id, size, _) in &page.entries {
-                if !named.contains(id) && !uploads.contains(id) {
+                if !named.contains(id) && !uploads.ids.contains(id) {
                     checked.unnamed.blobs += 1;
                     checked.unnamed.bytes += size;
                 }
@@ -361,7 +384,10 @@ impl Storage {
         Ok(match fault {
             // The record may be of any kind; but a body that was damaged is not so by accident of time.
             Fault::DamagedRecord { .. } => true,
-            Fault::LostBytes { digest } | Fault::BadBytes { digest } | Fault::MarkedBad { digest } => {
+            Fault::LostBytes { digest }
+            | Fault::BadBytes { digest }
+            | Fault::MarkedBad { digest }
+            | Fault::UnreadableBytes { digest, .. } => {
                 self.check_blob(digest, options).await?.0.as_ref() == Some(fault)
             }
             Fault::MissingBlob { repository, manifest, .. }
@@ -390,7 +416,9 @@ impl Storage {
     async fn mend(&self, fault: &Fault) -> Result<Mending, StorageError> {
         let done = |done: bool| if done { Mending::Done } else { Mending::Nothing };
         Ok(match fault {
-            Fault::DamagedRecord { .. } | Fault::MissingBlob { .. } => Mending::Nothing,
+            Fault::DamagedRecord { key, .. } => self.mend_record(key).await?,
+            // Perhaps it can be, another time.
+            Fault::MissingBlob { .. } | Fault::UnreadableBytes { .. } => Mending::Nothing,
             Fault::MarkedBad { .. } => Mending::Marked,
             Fault::LostBytes { digest } | Fault::BadBytes { digest } => {
                 let held = self.slot::<BlobRecord>(&keys::blob(digest)).await?.here();
@@ -399,13 +427,7 @@ impl Storage {
                     _ => Mending::Nothing,
                 }
             }
-            Fault::NotInRepository { repository, digest, .. } => {
-                match self.repository(repository).commit(digest, &Arrival::Known).await {
-                    Ok(()) => Mending::Done,
-                    Err(CommitError::Unknown { .. }) => Mending::Nothing,
-                    Err(CommitError::Storage(error)) => return Err(error),
-                }
-            }
+            Fault::NotInRepository { repository, digest, .. } => done(self.mend_own(repository, digest).await?),
             // To clients it is not there, and the next who pushes it puts it there.
             Fault::OwnedButMissing { repository, digest } => {
                 done(self.repository(repository).delete_blob(digest).await?)
@@ -415,7 +437,9 @@ impl Storage {
                 done(self.rely_on(&edge.blob, &Arrival::Known).await? != Source::Nobodys)
             }
             Fault::DanglingTag { repository, tag, digest, incarnation } => {
-                let same = |now: &TagRecord| now.digest == *digest && now.incarnation == *incarnation;
+                let same = |now: Option<&TagRecord>| {
+                    now.is_some_and(|now| now.digest == *digest && now.incarnation == *incarnation)
+                };
                 done(self.repository(repository).remove_tag(tag, Some("fsck"), same).await?)
             }
             Fault::MissingFromCatalog { repository } => {
@@ -428,29 +452,79 @@ impl Storage {
         })
     }
 
+    /// Writes a record that cannot be read again, from what else is known of what it said.
+    async fn mend_record(&self, key: &Key) -> Result<Mending, StorageError> {
+        let mended = if let Some((repository, digest)) = keys::parse_own(key) {
+            self.mend_own(&repository, &digest).await?
+        } else if let Some((repository, digest)) = keys::parse_manifest(key) {
+            let mend = async |new: NewManifest<'_>, repository: &Repository| repository.put_manifest(&new).await;
+            self.with_manifest(&repository, &digest, None, mend).await?
+        } else if let Some((repository, tag)) = keys::parse_tag(key) {
+            match self.repository(&repository).mend_tag(&tag, Some("fsck")).await {
+                Ok(mended) => mended,
+                Err(PutManifestError::Storage(error)) => return Err(error),
+                // Somebody set it meanwhile.
+                Err(_) => true,
+            }
+        } else if let Some(repository) = keys::parse_catalog(key) {
+            self.repository(&repository).enter_catalog().await?;
+            self.repository(&repository).leave_catalog().await?;
+            true
+        } else {
+            // Only the next push knows what a blob has.
+            return Ok(if keys::parse_blob(key).is_some() { Mending::Marked } else { Mending::Nothing });
+        };
+        Ok(if mended { Mending::Done } else { Mending::Nothing })
+    }
+
+    /// Makes sure that a repository has a blob that is in the store.
+    async fn mend_own(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
+        match self.repository(repository).commit(digest, &Arrival::Known).await {
+            Ok(()) => Ok(true),
+            Err(CommitError::Unknown { .. }) => Ok(false),
+            Err(CommitError::Storage(error)) => Err(error),
+        }
+    }
+
     async fn mend_referrer(
         &self,
         repository: &RepositoryName,
         subject: &Digest,
         digest: &Digest,
     ) -> Result<bool, StorageError> {
+        let Some(record) = self.repository(repository).manifest(digest).await? else { return Ok(false) };
+        let mend = async |new: NewManifest<'_>, repository: &Repository| {
+            repository.put_referrer(subject, &new, record.incarnation).await.map_err(Into::into)
+        };
+        self.with_manifest(repository, digest, Some(&record.media_type), mend).await
+    }
+
+    /// Does something with a manifest as if it were pushed again, and tells whether that could be done.
+    async fn with_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        media_type: Option<&str>,
+        mend: impl AsyncFnOnce(NewManifest<'_>, &Repository) -> Result<(), PutManifestError>,
+    ) -> Result<bool, StorageError> {
         let repository = self.repository(repository);
-        let Some(record) = repository.manifest(digest).await? else { return Ok(false) };
         let Some(bytes) = repository.manifest_bytes(digest, MAX_MANIFEST).await? else { return Ok(false) };
-        let Ok(parsed) = Parsed::parse(&bytes, Some(&record.media_type)) else { return Ok(false) };
-        let media_type = &record.media_type;
+        let Ok(parsed) = Parsed::parse(&bytes, media_type) else { return Ok(false) };
         let new = NewManifest {
             digest,
             bytes: &bytes,
             parsed: &parsed,
-            media_type,
+            media_type: media_type.unwrap_or(parsed.media_type()),
             tags: &[],
             holds: None,
             sparse: true,
             by: None,
         };
-        repository.put_referrer(subject, &new, record.incarnation).await?;
-        Ok(true)
+        match mend(new, &repository).await {
+            Ok(()) => Ok(true),
+            Err(PutManifestError::Storage(error)) => Err(error),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Tells whether a blob cannot be relied upon. That its bytes are there is looked at elsewhere.
@@ -465,13 +539,10 @@ impl Storage {
         &self,
         key: &Key,
     ) -> Result<Result<Option<Held<R>>, Fault>, StorageError> {
-        match self.slot::<R>(key).await {
-            Ok(slot) => Ok(Ok(slot.here())),
-            Err(StorageError::DamagedRecord { key, source }) => {
-                Ok(Err(Fault::DamagedRecord { key, why: source.to_string() }))
-            }
-            Err(error) => Err(error),
-        }
+        Ok(match self.slot::<R>(key).await? {
+            Slot::Damaged(damage) => Err(Fault::DamagedRecord { key: key.clone(), why: damage.why }),
+            slot => Ok(slot.here()),
+        })
     }
 }
 

@@ -163,12 +163,16 @@ impl Storage {
 }
 
 impl Repository {
-    /// Returns the tags that name an incarnation of a manifest.
+    /// Returns the tags that name an incarnation of a manifest, or may.
     pub(super) async fn tags_of(&self, digest: &Digest, incarnation: Id) -> Result<Vec<Tag>, StorageError> {
         let mut tags = Vec::new();
         for tag in self.tags_once_of(digest, incarnation).await? {
-            let named = self.tag(&tag).await?;
-            if named.is_some_and(|record| record.digest == *digest && record.incarnation == incarnation) {
+            let names = match self.storage.slot::<TagRecord>(&keys::tag(&self.name, &tag)).await? {
+                Slot::Here(held) => held.record.digest == *digest && held.record.incarnation == incarnation,
+                Slot::Damaged(_) => true,
+                Slot::Absent | Slot::Gone(_) => false,
+            };
+            if names {
                 tags.push(tag);
             }
         }
@@ -195,14 +199,5 @@ impl Repository {
             tags.extend(page.iter().filter_map(|entry| prefix.rest(&entry.key)?.parse::<Tag>().ok()));
         }
         Ok(tags)
-    }
-
-    /// Tells since when a tag is what it is, or is not.
-    pub(super) async fn tag_since(&self, tag: &Tag) -> Result<Option<Timestamp>, StorageError> {
-        Ok(match self.storage.slot::<TagRecord>(&keys::tag(&self.name, tag)).await? {
-            Slot::Absent => None,
-            Slot::Gone(tombstone) => Some(tombstone.modified),
-            Slot::Here(held) => Some(held.record.at),
-        })
     }
 }

@@ -16,6 +16,7 @@
 //! └── g/
 //!     ├── key                          the secret that signs the locations of uploads
 //!     ├── b/ALG-HEX                    empty: the blob turned out to be bad
+//!     ├── d/KEY                        empty: the record under the key turned out to be damaged
 //!     ├── q/ID                         blobs that lost an edge: what the collector looks at first
 //!     ├── p/DAY/REPO/ALG-HEX           empty: the manifest was pulled on that day
 //!     └── x/ID                         made and deleted at once: what time it is for the store, and is it honest
@@ -27,7 +28,7 @@
 //!
 //! **Invariant:** a RECORD changes only by compare-and-swap and is never deleted: what is gone is a tombstone, at most
 //! [`TOMBSTONE`] bytes, so that a list tells it from what is there. What is deleted has an ID in its key, and never
-//! comes back. The exceptions are `r`, `g/b` and `g/p`, which are hints, and tombstones below `u` that are a day old.
+//! comes back. The exceptions are `r`, `g/b`, `g/d` and `g/p`, which are hints, and tombstones below `u` that are a day old.
 
 use oci::{Digest, RepositoryName, Tag};
 
@@ -323,6 +324,11 @@ pub fn upload(id: Id) -> Key {
     uploads().key(&id.to_string())
 }
 
+/// Reads the key of an upload's record.
+pub fn parse_upload(key: &Key) -> Option<Id> {
+    key.as_str().strip_prefix("u/")?.parse().ok()
+}
+
 /// The records of all uploads.
 pub fn uploads() -> Prefix {
     prefix("u/".to_owned())
@@ -373,6 +379,21 @@ pub fn bad_blobs() -> Prefix {
 /// Reads the key of a hint that a blob turned out to be bad.
 pub fn parse_bad(key: &Key) -> Option<Digest> {
     unflat(key.as_str().strip_prefix("g/b/")?)
+}
+
+/// The hint that a record turned out to be damaged.
+pub fn damaged(record: &Key) -> Key {
+    all_damaged().key(record.as_str())
+}
+
+/// The hints which records turned out to be damaged.
+pub fn all_damaged() -> Prefix {
+    prefix("g/d/".to_owned())
+}
+
+/// Reads the key of a hint that a record turned out to be damaged.
+pub fn parse_damaged(key: &Key) -> Option<Key> {
+    key.as_str().strip_prefix("g/d/").map(Key::listed)
 }
 
 /// Objects that are made to learn something about the store.

@@ -3,8 +3,10 @@
 //! The bytes of a manifest are a blob, which the manifest's own edge keeps, like the blobs that it names.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use oci::{Descriptor, Digest, Parsed, Tag, media_type};
 use serde::{Deserialize, Serialize};
@@ -14,7 +16,7 @@ use super::id::Id;
 use super::keys::{self, Edge, EdgeKind};
 use super::objects::{Condition, ObjectError};
 use super::records::{Slot, TRIES};
-use super::tags::{Named, TagTest};
+use super::tags::{Named, TagRecord, TagTest};
 use super::{Blob, Repository, StorageError};
 
 /// What is known about a manifest of a repository without reading it.
@@ -130,7 +132,10 @@ impl Repository {
             self.check_immutable(tag, new.digest).await?;
         }
         for attempt in 0..TRIES {
-            let incarnation = self.ensure_manifest(new).await?;
+            let (incarnation, healed) = self.ensure_manifest(new).await?;
+            if healed {
+                self.name_again(new, incarnation).await?;
+            }
             if let Some(subject) = new.parsed.subject() {
                 self.put_referrer(&subject.digest, new, incarnation).await?;
             }
@@ -153,8 +158,26 @@ impl Repository {
         Err(StorageError::Contended { key }.into())
     }
 
-    /// Makes sure that the manifest is here, and returns which incarnation is.
-    async fn ensure_manifest(&self, new: &NewManifest<'_>) -> Result<Id, PutManifestError> {
+    /// Makes tags name an incarnation of a manifest which named the one whose record cannot be read any more.
+    async fn name_again(&self, new: &NewManifest<'_>, incarnation: Id) -> Result<(), PutManifestError> {
+        let named = Named { digest: new.digest, incarnation, media_type: new.media_type, size: new.bytes.len() as u64 };
+        let same = |now: Option<&Digest>| now == Some(new.digest);
+        let hints = keys::named_ever(&self.name, new.digest);
+        let mut pages = pin!(self.storage.pages(hints.clone(), None));
+        while let Some(page) = pages.try_next().await? {
+            for (_, tag) in page.iter().filter_map(|entry| keys::parse_named(&hints, &entry.key)) {
+                match self.set_tag(&tag, named, Some(TagTest(&same)), new.by).await {
+                    Ok(()) | Err(PutManifestError::TagMoved { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the manifest is here, and returns which incarnation is, and whether it replaced a record that
+    /// cannot be read.
+    async fn ensure_manifest(&self, new: &NewManifest<'_>) -> Result<(Id, bool), PutManifestError> {
         let key = keys::manifest(&self.name, new.digest);
         let references = References::of(new.parsed, new.sparse);
         let body = self.body(new).await?;
@@ -162,11 +185,12 @@ impl Repository {
         for _ in 0..TRIES {
             let slot = self.storage.slot::<ManifestRecord>(&key).await?;
             let condition = slot.condition();
+            let damaged = matches!(slot, Slot::Damaged(_));
             if let Slot::Here(held) = slot {
                 // Its edges keep all that it names. Only bytes that were lost are put back.
                 mine |= self.storage.rely_on(new.digest, &body).await? == Source::Mine;
                 self.spare(&body, mine).await?;
-                return Ok(held.record.incarnation);
+                return Ok((held.record.incarnation, false));
             }
             let incarnation = self.storage.draw();
             let edges = self.manifest_edges(new.digest, incarnation, &references.all);
@@ -196,7 +220,7 @@ impl Repository {
             };
             if self.storage.replace(&key, &record, &[], condition).await?.is_some() {
                 self.spare(&body, mine).await?;
-                return Ok(incarnation);
+                return Ok((incarnation, damaged));
             }
             self.storage.drop_edges(&edges).await?;
         }
@@ -274,21 +298,25 @@ impl Repository {
         for _ in 0..TRIES {
             let slot = self.storage.slot::<ManifestRecord>(&key).await?;
             let condition = slot.condition();
-            let gone = matches!(slot, Slot::Gone(_));
-            let Some(held) = slot.here() else {
-                // Whoever deleted it may not have come to the rest.
-                if gone {
-                    self.forget_tags(digest, by).await?;
-                    self.leave_catalog().await?;
-                }
-                self.storage.sync().await?;
-                return Ok(false);
+            let (gone, held) = match slot {
+                Slot::Absent => return Ok(false),
+                Slot::Gone(_) => (true, None),
+                Slot::Damaged(_) => (false, None),
+                Slot::Here(held) => (false, Some(held)),
             };
-            if self.storage.bury(&key, 0, condition).await?.is_some() {
-                self.forget_manifest(digest, &held.record, by).await?;
-                self.storage.sync().await?;
-                return Ok(true);
+            if !gone && self.storage.bury(&key, 0, condition).await?.is_none() {
+                continue;
             }
+            if let Some(held) = held {
+                self.forget_manifest(digest, &held.record, by).await?;
+            } else {
+                // Whoever deleted it may not have come to the rest; or nobody knows what it named, which is the
+                // collector's then.
+                self.forget_tags(digest, by).await?;
+                self.leave_catalog().await?;
+            }
+            self.storage.sync().await?;
+            return Ok(!gone);
         }
         Err(StorageError::Contended { key: key.as_str().to_owned() })
     }
@@ -325,8 +353,10 @@ impl Repository {
                 if Some(incarnation) == here {
                     continue;
                 }
-                self.remove_tag(&tag, by, |record| record.digest == *digest && record.incarnation == incarnation)
-                    .await?;
+                let same = |record: Option<&TagRecord>| {
+                    record.is_some_and(|it| it.digest == *digest && it.incarnation == incarnation)
+                };
+                self.remove_tag(&tag, by, same).await?;
                 self.storage.objects().delete(&entry.key).await?;
             }
             match page.entries.last().filter(|_| page.more) {

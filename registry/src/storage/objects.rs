@@ -57,7 +57,11 @@ pub enum ObjectError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error("`{what}` is damaged")]
-    Damaged { what: String },
+    Damaged {
+        what: String,
+        /// Which version it is, if something else can be put in its place.
+        version: Option<Version>,
+    },
     #[error("`{what}` is being written by somebody else")]
     Busy { what: String },
 }
@@ -134,7 +138,7 @@ pub struct Page<T> {
 /// - `now` does not run behind the `modified` of what was written before.
 #[async_trait]
 pub trait Objects: fmt::Debug + Send + Sync {
-    /// Reads an object, if it is there.
+    /// Reads an object, if it is there. Of one that is damaged the error tells the version, so that it can be replaced.
     async fn get(&self, key: &Key) -> Result<Option<Object>, ObjectError>;
 
     /// Tells whether an object is there, and of which size and age.

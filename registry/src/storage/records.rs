@@ -8,14 +8,20 @@
 //!
 //! Every body has a nonce, because some stores make versions of the content alone.
 
+use std::pin::pin;
+
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
+use super::blobs::{BlobRecord, OwnRecord};
 use super::id::Id;
-use super::keys::{Key, TOMBSTONE};
-use super::objects::{Condition, Object, Put, Version};
+use super::keys::{self, Key, TOMBSTONE};
+use super::manifests::ManifestRecord;
+use super::objects::{Condition, Object, ObjectError, Put, Version};
+use super::tags::TagRecord;
 use super::{Storage, StorageError};
 
 /// So often a record that others keep changing is tried again.
@@ -28,6 +34,9 @@ pub(super) enum Slot<R> {
     Absent,
     /// Something was.
     Gone(Tombstone),
+    /// Something is, and cannot be read. Who would rely on it does as if nothing were; who would put something there
+    /// replaces it; and who would throw something away does as if it were in use.
+    Damaged(Damage),
     /// A record.
     Here(Held<R>),
 }
@@ -40,6 +49,13 @@ pub(super) struct Tombstone {
     pub(super) sequence: u64,
     pub(super) version: Version,
     pub(super) modified: Timestamp,
+}
+
+/// Something that is not what was written.
+#[derive(Clone, Debug)]
+pub(super) struct Damage {
+    pub(super) why: String,
+    version: Version,
 }
 
 /// A record as it was read.
@@ -59,6 +75,7 @@ impl<R> Slot<R> {
         match self {
             Self::Absent => Condition::Absent,
             Self::Gone(tombstone) => Condition::Is(tombstone.version.clone()),
+            Self::Damaged(damage) => Condition::Is(damage.version.clone()),
             Self::Here(held) => Condition::Is(held.version.clone()),
         }
     }
@@ -67,7 +84,7 @@ impl<R> Slot<R> {
     pub(super) fn here(self) -> Option<Held<R>> {
         match self {
             Self::Here(held) => Some(held),
-            Self::Absent | Self::Gone(_) => None,
+            Self::Absent | Self::Gone(_) | Self::Damaged(_) => None,
         }
     }
 }
@@ -80,17 +97,80 @@ struct Body<R> {
 }
 
 impl Storage {
-    /// Reads a record.
+    /// Reads a record. That it is damaged is noted, for those who watch the registry.
     pub(super) async fn slot<R: DeserializeOwned>(&self, key: &Key) -> Result<Slot<R>, StorageError> {
-        match self.objects().get(key).await? {
-            None => Ok(Slot::Absent),
-            Some(object) => parse(key, object),
+        let slot = self.slot_quietly(key).await?;
+        if let Slot::Damaged(_) = slot {
+            let hint = keys::damaged(key);
+            if self.objects().head(&hint).await?.is_none() {
+                self.objects().put(&hint, Bytes::new(), Condition::Always).await?;
+            }
+        }
+        Ok(slot)
+    }
+
+    async fn slot_quietly<R: DeserializeOwned>(&self, key: &Key) -> Result<Slot<R>, StorageError> {
+        match self.objects().get(key).await {
+            Ok(None) => Ok(Slot::Absent),
+            Ok(Some(object)) => Ok(parse(object)),
+            Err(ObjectError::Damaged { version: Some(version), .. }) => {
+                Ok(Slot::Damaged(Damage { why: "its bytes are not those that were written".into(), version }))
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Tells whether there is a record, without looking into it.
     pub(super) async fn has_record(&self, key: &Key) -> Result<bool, StorageError> {
-        Ok(self.objects().get(key).await?.is_some_and(|object| object.bytes.len() as u64 > TOMBSTONE))
+        let size = match self.objects().get(key).await {
+            Ok(object) => object.map(|object| object.bytes.len() as u64),
+            // How long it is can be known all the same.
+            Err(ObjectError::Damaged { version: Some(_), .. }) => self.objects().head(key).await?.map(|it| it.size),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(size.is_some_and(|size| size > TOMBSTONE))
+    }
+
+    /// Reads an object that others can do without: one that is damaged is as good as not there.
+    pub(super) async fn intact(&self, key: &Key) -> Result<Option<Bytes>, StorageError> {
+        match self.objects().get(key).await {
+            Ok(object) => Ok(object.map(|object| object.bytes)),
+            Err(ObjectError::Damaged { version: Some(_), .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns the keys of records that cannot be read and that somebody came across, at most `limit`.
+    pub async fn damaged_records(&self, limit: usize) -> Result<Vec<String>, StorageError> {
+        let mut damaged = Vec::new();
+        let mut pages = pin!(self.pages(keys::all_damaged(), None));
+        while let Some(page) = pages.try_next().await? {
+            for entry in &page {
+                if damaged.len() == limit {
+                    return Ok(damaged);
+                }
+                let Some(key) = keys::parse_damaged(&entry.key) else { continue };
+                if self.is_damaged(&key).await? {
+                    damaged.push(key.as_str().to_owned());
+                } else {
+                    self.objects().delete(&entry.key).await?;
+                }
+            }
+        }
+        Ok(damaged)
+    }
+
+    async fn is_damaged(&self, key: &Key) -> Result<bool, StorageError> {
+        async fn of<R: DeserializeOwned>(storage: &Storage, key: &Key) -> Result<bool, StorageError> {
+            Ok(matches!(storage.slot_quietly::<R>(key).await?, Slot::Damaged(_)))
+        }
+        match key.as_str().split_once('/') {
+            Some(("b", _)) => of::<BlobRecord>(self, key).await,
+            Some(("o", _)) => of::<OwnRecord>(self, key).await,
+            Some(("m", _)) => of::<ManifestRecord>(self, key).await,
+            Some(("t", _)) => of::<TagRecord>(self, key).await,
+            _ => of::<IgnoredAny>(self, key).await,
+        }
     }
 
     /// Writes a record under a condition; `None` when that did not hold. With it comes the nonce that it got.
@@ -130,25 +210,30 @@ impl Storage {
             Put::Done(version) => Ok(Some(version)),
             // A store whose answer was lost is asked again on the way, and then it was us who made the condition fail.
             Put::Lost => {
-                let now = self.objects().get(key).await?;
+                let now = match self.objects().get(key).await {
+                    Err(ObjectError::Damaged { version: Some(_), .. }) => None,
+                    now => now?,
+                };
                 Ok(now.filter(|object| object.bytes == body).map(|object| object.version))
             }
         }
     }
 }
 
-fn parse<R: DeserializeOwned>(key: &Key, object: Object) -> Result<Slot<R>, StorageError> {
+fn parse<R: DeserializeOwned>(object: Object) -> Slot<R> {
     let Object { bytes, version, modified } = object;
     if bytes.len() as u64 <= TOMBSTONE {
         let text = std::str::from_utf8(&bytes).unwrap_or_default();
         let nonce = text.get(..Id::LEN).and_then(|text| text.parse().ok()).unwrap_or(Id::from_bits(0));
         let sequence = text.get(Id::LEN..).and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(0);
-        return Ok(Slot::Gone(Tombstone { nonce, sequence, version, modified }));
+        return Slot::Gone(Tombstone { nonce, sequence, version, modified });
     }
     // JSON of ours has no line break.
     let end = memchr::memchr(b'\n', &bytes);
-    let body: Body<R> = serde_json::from_slice(&bytes[..end.unwrap_or(bytes.len())])
-        .map_err(|source| StorageError::DamagedRecord { key: key.as_str().to_owned(), source })?;
+    let body: Body<R> = match serde_json::from_slice(&bytes[..end.unwrap_or(bytes.len())]) {
+        Ok(body) => body,
+        Err(error) => return Slot::Damaged(Damage { why: error.to_string(), version }),
+    };
     let inline = end.map_or_else(Bytes::new, |end| bytes.slice(end + 1..));
-    Ok(Slot::Here(Held { record: body.record, nonce: body.nonce, version, modified, bytes: inline }))
+    Slot::Here(Held { record: body.record, nonce: body.nonce, version, modified, bytes: inline })
 }

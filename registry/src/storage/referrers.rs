@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use oci::{Algorithm, Descriptor, Digest, Index, Parsed, Tag};
 
 use super::keys;
+use super::manifests::ManifestRecord;
 use super::objects::Content;
 use super::{Repository, StorageError};
 
@@ -88,22 +89,32 @@ impl Repository {
         let Some(record) = self.manifest(digest).await? else { return Ok(None) };
         match known {
             Known::Pushed(key) => {
-                let Some(object) = self.storage.objects().get(&key).await? else { return Ok(None) };
-                serde_json::from_slice(&object.bytes)
-                    .map(Some)
-                    .map_err(|source| StorageError::DamagedRecord { key: key.as_str().to_owned(), source })
-            }
-            Known::Noted(artifact_type) => {
-                let mut descriptor = Descriptor::new(&record.media_type, digest.clone(), record.size);
-                let bytes = self.manifest_bytes(digest, MAX_FALLBACK).await?;
-                if let Some(Ok(parsed)) = bytes.map(|bytes| Parsed::parse(&bytes, Some(&record.media_type))) {
-                    descriptor.artifact_type = parsed.artifact_type().map(str::to_owned);
-                    descriptor.annotations = parsed.annotations().clone();
+                let bytes = self.storage.intact(&key).await?;
+                // What is damaged, the manifest itself says again.
+                match bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+                    Some(descriptor) => Ok(Some(descriptor)),
+                    None => self.describe(digest, &record, None).await.map(Some),
                 }
-                descriptor.artifact_type = descriptor.artifact_type.or(artifact_type);
-                Ok(Some(descriptor))
             }
+            Known::Noted(artifact_type) => self.describe(digest, &record, artifact_type).await.map(Some),
         }
+    }
+
+    /// Describes a manifest as it does itself, as far as it can be read.
+    async fn describe(
+        &self,
+        digest: &Digest,
+        record: &ManifestRecord,
+        artifact_type: Option<String>,
+    ) -> Result<Descriptor, StorageError> {
+        let mut descriptor = Descriptor::new(&record.media_type, digest.clone(), record.size);
+        let bytes = self.manifest_bytes(digest, MAX_FALLBACK).await?;
+        if let Some(Ok(parsed)) = bytes.map(|bytes| Parsed::parse(&bytes, Some(&record.media_type))) {
+            descriptor.artifact_type = parsed.artifact_type().map(str::to_owned);
+            descriptor.annotations = parsed.annotations().clone();
+        }
+        descriptor.artifact_type = descriptor.artifact_type.or(artifact_type);
+        Ok(descriptor)
     }
 
     /// Reads a manifest's bytes, if there are no more than `max`.

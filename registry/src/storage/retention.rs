@@ -14,6 +14,7 @@ use oci::{Digest, RepositoryName, Tag};
 use super::keys::{self, EdgeKind, TOMBSTONE};
 use super::manifests::ManifestRecord;
 use super::objects::Condition;
+use super::records::Slot;
 use super::tags::{TagPatterns, TagRecord};
 use super::{Repository, Storage, StorageError};
 
@@ -168,7 +169,9 @@ impl Repository {
         let mut gone = Vec::new();
         for retired in tags.drain(..) {
             let Some(tag) = &retired.tag else { continue };
-            let same = |record: &TagRecord| record.digest == retired.digest && record.at == retired.since;
+            let same = |record: Option<&TagRecord>| {
+                record.is_some_and(|it| it.digest == retired.digest && it.at == retired.since)
+            };
             if self.remove_tag(tag, by, same).await? {
                 gone.push(retired);
             }
@@ -204,7 +207,7 @@ impl Repository {
         Ok(retired)
     }
 
-    /// Tells since when no tag names a manifest, at the latest; `None` when one does.
+    /// Tells since when no tag names a manifest, at the latest; `None` when one does, or may.
     async fn untagged_since(
         &self,
         digest: &Digest,
@@ -213,11 +216,14 @@ impl Repository {
     ) -> Result<Option<Timestamp>, StorageError> {
         let mut since = record.at;
         for tag in self.tags_once_of(digest, record.incarnation).await? {
-            if self.tag(&tag).await?.is_some_and(|now| now.digest == *digest) && !without.contains(&tag) {
-                return Ok(None);
-            }
             // What it is now, it became when it ceased to name the manifest, or later.
-            since = since.max(self.tag_since(&tag).await?.unwrap_or(since));
+            since = match self.storage.slot::<TagRecord>(&keys::tag(&self.name, &tag)).await? {
+                Slot::Here(held) if held.record.digest == *digest && !without.contains(&tag) => return Ok(None),
+                Slot::Damaged(_) => return Ok(None),
+                Slot::Here(held) => since.max(held.record.at),
+                Slot::Gone(tombstone) => since.max(tombstone.modified),
+                Slot::Absent => since,
+            };
         }
         Ok(Some(since))
     }
@@ -225,7 +231,7 @@ impl Repository {
     /// Tells whether an index of the repository names a manifest, or it is about a manifest that is here.
     async fn is_part_of_another(&self, digest: &Digest, record: &ManifestRecord) -> Result<bool, StorageError> {
         if let Some(subject) = &record.subject
-            && self.manifest(subject).await?.is_some()
+            && self.storage.has_record(&keys::manifest(&self.name, subject)).await?
         {
             return Ok(true);
         }

@@ -12,8 +12,8 @@ use oci::{Digest, Hasher};
 
 use super::blobs::{BlobRecord, BlobState};
 use super::keys::{self, TOMBSTONE};
-use super::objects::{Condition, Content};
-use super::records::{Held, TRIES};
+use super::objects::{Condition, Content, ObjectError};
+use super::records::{Held, Slot, TRIES};
 use super::referrers::gather;
 use super::{Storage, StorageError};
 
@@ -21,7 +21,7 @@ use super::{Storage, StorageError};
 const PIECE: u64 = 1024 * 1024;
 
 /// What came of reading all blobs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Scrubbed {
     /// How many blobs were read.
     pub blobs: u64,
@@ -29,6 +29,10 @@ pub struct Scrubbed {
     pub bytes: u64,
     /// Those that are not what their digest says.
     pub bad: Vec<Digest>,
+    /// How many could not be read.
+    pub unread: u64,
+    /// Why the first of those could not.
+    pub why: Option<StorageError>,
 }
 
 /// What came of reading a blob.
@@ -53,10 +57,18 @@ impl Storage {
                 let Some(digest) = keys::parse_blob(&entry.key) else { continue };
                 let Some(held) = self.slot::<BlobRecord>(&entry.key).await?.here() else { continue };
                 let size = held.record.size;
-                match self.verify_blob(&digest, &held, rate).await? {
-                    Verdict::Moot => continue,
-                    Verdict::Whole => {}
-                    Verdict::Bad => {
+                match self.verify_blob(&digest, &held, rate).await {
+                    // There is no use in going on.
+                    Err(error @ StorageError::Object(ObjectError::Unavailable { .. })) => return Err(error),
+                    // That it cannot be read now does not say that it is bad.
+                    Err(error) => {
+                        scrubbed.unread += 1;
+                        scrubbed.why.get_or_insert(error);
+                        continue;
+                    }
+                    Ok(Verdict::Moot) => continue,
+                    Ok(Verdict::Whole) => {}
+                    Ok(Verdict::Bad) => {
                         if self.mark_bad(&digest, &held).await? {
                             scrubbed.bad.push(digest);
                         }
@@ -76,8 +88,8 @@ impl Storage {
         while let Some(page) = pages.try_next().await? {
             for entry in &page {
                 let Some(digest) = keys::parse_bad(&entry.key) else { continue };
-                let held = self.slot::<BlobRecord>(&keys::blob(&digest)).await?.here();
-                if held.is_some_and(|held| held.record.bad) {
+                let slot = self.slot::<BlobRecord>(&keys::blob(&digest)).await?;
+                if matches!(&slot, Slot::Here(held) if held.record.bad) {
                     bad.push(digest);
                 } else {
                     // It was healed, or thrown away.

@@ -139,21 +139,35 @@ enum Stage {
     Finished(Id),
 }
 
+/// Data objects that records name.
+#[derive(Debug, Default)]
+pub(super) struct KnownData {
+    pub(super) ids: HashSet<Id>,
+    /// Whether there may be more: a record cannot be read.
+    pub(super) in_doubt: bool,
+}
+
 impl Storage {
     /// Returns the secret that the replicas share, making it when it is missing.
     async fn secret(&self) -> Result<&[u8; 32], StorageError> {
         let make = || async {
             let key = keys::secret();
             loop {
-                if let Some(object) = self.objects().get(&key).await? {
-                    let secret = <[u8; 32]>::try_from(&*object.bytes);
-                    return secret.map_err(|_| ObjectError::Damaged { what: key.as_str().to_owned() }.into());
-                }
+                let condition = match self.objects().get(&key).await {
+                    Ok(None) => Condition::Absent,
+                    Ok(Some(object)) => match <[u8; 32]>::try_from(&*object.bytes) {
+                        Ok(secret) => return Ok(secret),
+                        Err(_) => Condition::Is(object.version),
+                    },
+                    // Another will do as well, and uploads that are under way begin again.
+                    Err(ObjectError::Damaged { version: Some(version), .. }) => Condition::Is(version),
+                    Err(error) => return Err(error.into()),
+                };
                 let mut secret = [0; 32];
                 let halves = [self.draw(), self.draw()].map(Id::to_bytes);
                 secret[..16].copy_from_slice(&halves[0]);
                 secret[16..].copy_from_slice(&halves[1]);
-                if let Put::Done(_) = self.objects().put(&key, secret.to_vec().into(), Condition::Absent).await? {
+                if let Put::Done(_) = self.objects().put(&key, secret.to_vec().into(), condition).await? {
                     self.sync().await?;
                     return Ok::<_, StorageError>(secret);
                 }
@@ -197,11 +211,13 @@ impl Storage {
                 }
                 let slot = self.slot::<SessionRecord>(&entry.key).await?;
                 let condition = slot.condition();
-                let Some(held) = slot.here() else { continue };
+                if let Slot::Absent | Slot::Gone(_) = slot {
+                    continue;
+                }
                 // Whoever goes on at this moment wins or loses here.
                 if self.bury(&entry.key, 0, condition).await?.is_some() {
-                    if let Some(checkpoint) = &held.record.data {
-                        self.data().discard(checkpoint).await?;
+                    if let Some(checkpoint) = slot.here().and_then(|held| held.record.data) {
+                        self.data().discard(&checkpoint).await?;
                     }
                     expired += 1;
                 }
@@ -212,18 +228,20 @@ impl Storage {
             }
         }
         let before = now.checked_sub(age).unwrap_or(jiff::Timestamp::MIN);
-        Ok(expired + self.data().sweep(before, &self.upload_data().await?).await?)
+        let known = self.upload_data().await?;
+        Ok(if known.in_doubt { expired } else { expired + self.data().sweep(before, &known.ids).await? })
     }
 
     /// Returns the data objects that uploads stand on.
-    pub(super) async fn upload_data(&self) -> Result<HashSet<Id>, StorageError> {
-        let (mut known, mut after) = (HashSet::new(), None::<Key>);
+    pub(super) async fn upload_data(&self) -> Result<KnownData, StorageError> {
+        let (mut known, mut after) = (KnownData::default(), None::<Key>);
         loop {
             let page = self.objects().list(&keys::uploads(), after.as_ref(), 1000).await?;
             for entry in page.entries.iter().filter(|entry| entry.size > TOMBSTONE) {
-                let held = self.slot::<SessionRecord>(&entry.key).await?.here();
-                let checkpoint = held.and_then(|held| held.record.data);
-                known.extend(checkpoint.into_iter().flat_map(|it| [Some(it.id), it.tail]).flatten());
+                let slot = self.slot::<SessionRecord>(&entry.key).await?;
+                known.in_doubt |= matches!(slot, Slot::Damaged(_));
+                let checkpoint = slot.here().and_then(|held| held.record.data);
+                known.ids.extend(checkpoint.into_iter().flat_map(|it| [Some(it.id), it.tail]).flatten());
             }
             match page.entries.last().filter(|_| page.more) {
                 Some(last) => after = Some(last.key.clone()),
@@ -255,7 +273,7 @@ impl Repository {
         let condition = slot.condition();
         match slot {
             Slot::Absent => Ok(self.fresh(id.clone(), condition)),
-            Slot::Gone(_) => Err(UploadError::Unknown),
+            Slot::Gone(_) | Slot::Damaged(_) => Err(UploadError::Unknown),
             Slot::Here(held) => {
                 let record = held.record;
                 let state = bytes_of(&record.hash).and_then(|state| Hasher::resume(id.algorithm, &state));
@@ -286,7 +304,7 @@ impl Repository {
         self.verify(id).await?;
         match self.storage.slot::<SessionRecord>(&keys::upload(id.id)).await? {
             Slot::Absent => Ok(0),
-            Slot::Gone(_) => Err(UploadError::Unknown),
+            Slot::Gone(_) | Slot::Damaged(_) => Err(UploadError::Unknown),
             Slot::Here(held) => Ok(held.record.size),
         }
     }
@@ -478,7 +496,7 @@ async fn hash_again(storage: &Storage, arrival: &Arrival, algorithm: Algorithm) 
         Arrival::Inline(bytes) => Ok(Digest::of(algorithm, bytes)),
         Arrival::Data { id, size } => {
             let content = storage.data().read(*id, 0..*size).await?;
-            let gone = || ObjectError::Damaged { what: id.to_string() };
+            let gone = || ObjectError::Damaged { what: id.to_string(), version: None };
             hash_content(content.ok_or_else(gone)?, algorithm).await
         }
         Arrival::Known => Ok(Digest::of(algorithm, b"")),

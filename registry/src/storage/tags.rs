@@ -5,7 +5,9 @@
 //! next does.
 
 use std::fmt;
+use std::pin::pin;
 
+use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use oci::{Digest, Tag};
 use serde::{Deserialize, Serialize};
@@ -216,7 +218,8 @@ impl Repository {
         self.set_tag(tag, named, Some(TagTest(&test)), by).await?;
         // Deleted between the look and the tag?
         if self.manifest(&digest).await?.is_none_or(|now| now.incarnation != manifest.incarnation) {
-            self.remove_tag(tag, by, |record| record.incarnation == manifest.incarnation).await?;
+            let same = |record: Option<&TagRecord>| record.is_some_and(|it| it.incarnation == manifest.incarnation);
+            self.remove_tag(tag, by, same).await?;
             return Ok(None);
         }
         self.storage.sync().await?;
@@ -262,21 +265,19 @@ impl Repository {
         self.storage.objects().put(&hint, bytes::Bytes::new(), Condition::Always).await?;
         for _ in 0..TRIES {
             let slot = self.storage.slot::<TagRecord>(&key).await?;
-            let current = match &slot {
-                Slot::Here(held) => Some(&held.record),
-                Slot::Absent | Slot::Gone(_) => None,
-            };
-            if holds.is_some_and(|holds| !(holds.0)(current.map(|record| &record.digest))) {
+            if let Slot::Here(held) = &slot
+                && held.record.digest == *named.digest
+                && held.record.incarnation == named.incarnation
+            {
+                return Ok(());
+            }
+            let latest = self.latest_change(tag, &slot).await?;
+            let current = latest.as_ref().and_then(|change| change.digest.as_ref());
+            if holds.is_some_and(|holds| !(holds.0)(current)) {
                 return Err(PutManifestError::TagMoved { tag: tag.clone() });
             }
-            if let Some(record) = current {
-                if record.digest == *named.digest && record.incarnation == named.incarnation {
-                    return Ok(());
-                }
-                if immutable && record.digest != *named.digest {
-                    let digest = record.digest.clone();
-                    return Err(PutManifestError::TagImmutable { tag: tag.clone(), digest });
-                }
+            if let Some(digest) = current.filter(|digest| immutable && *digest != named.digest) {
+                return Err(PutManifestError::TagImmutable { tag: tag.clone(), digest: digest.clone() });
             }
             self.write_change(tag, &slot).await?;
             let record = TagRecord {
@@ -284,7 +285,7 @@ impl Repository {
                 incarnation: named.incarnation,
                 media_type: named.media_type.to_owned(),
                 size: named.size,
-                sequence: sequence(&slot) + 1,
+                sequence: latest.map_or(0, |change| change.sequence) + 1,
                 by: by.map(str::to_owned),
                 at: self.storage.objects().now().await?,
             };
@@ -295,22 +296,26 @@ impl Repository {
         Err(StorageError::Contended { key: key.as_str().to_owned() }.into())
     }
 
-    /// Removes a tag if `fits` says so of what it names, and tells whether it did.
+    /// Removes a tag if `fits` says so of what it names, if that can be known, and tells whether it did.
     pub(super) async fn remove_tag(
         &self,
         tag: &Tag,
         by: Option<&str>,
-        fits: impl Fn(&TagRecord) -> bool,
+        fits: impl Fn(Option<&TagRecord>) -> bool,
     ) -> Result<bool, StorageError> {
         let key = keys::tag(&self.name, tag);
         for _ in 0..TRIES {
             let slot = self.storage.slot::<TagRecord>(&key).await?;
-            let Slot::Here(held) = &slot else { return Ok(false) };
-            if !fits(&held.record) {
+            let record = match &slot {
+                Slot::Absent | Slot::Gone(_) => return Ok(false),
+                Slot::Damaged(_) => None,
+                Slot::Here(held) => Some(&held.record),
+            };
+            if !fits(record) {
                 return Ok(false);
             }
             self.write_change(tag, &slot).await?;
-            let sequence = held.record.sequence + 1;
+            let sequence = self.latest_change(tag, &slot).await?.map_or(0, |change| change.sequence) + 1;
             let at = self.storage.objects().now().await?;
             if let Some((_, nonce)) = self.storage.bury(&key, sequence, slot.condition()).await? {
                 let by = by.map(str::to_owned);
@@ -348,10 +353,43 @@ impl Repository {
     }
 
     async fn change(&self, key: &Key) -> Result<Option<Change>, StorageError> {
-        let Some(object) = self.storage.objects().get(key).await? else { return Ok(None) };
-        serde_json::from_slice(&object.bytes)
-            .map(Some)
-            .map_err(|source| StorageError::DamagedRecord { key: key.as_str().to_owned(), source })
+        let bytes = self.storage.intact(key).await?;
+        // One that is damaged is missing from the history.
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// Returns the change that led to what the tag is now. When its record cannot be read, that is the last that the
+    /// history has.
+    async fn latest_change(&self, tag: &Tag, slot: &Slot<TagRecord>) -> Result<Option<Change>, StorageError> {
+        let Slot::Damaged(_) = slot else { return Ok(change_of(slot).map(|(_, change)| change)) };
+        let mut latest = None;
+        let mut pages = pin!(self.storage.pages(keys::history(&self.name, tag), None));
+        while let Some(mut page) = pages.try_next().await? {
+            while let Some(entry) = page.pop() {
+                if let Some(change) = self.change(&entry.key).await? {
+                    latest = Some(change);
+                    break;
+                }
+            }
+        }
+        Ok(latest)
+    }
+
+    /// Makes a tag whose record cannot be read what its history says, and tells whether that could be done.
+    pub(super) async fn mend_tag(&self, tag: &Tag, by: Option<&str>) -> Result<bool, PutManifestError> {
+        let slot = self.storage.slot::<TagRecord>(&keys::tag(&self.name, tag)).await?;
+        let Some(latest) = self.latest_change(tag, &slot).await? else { return Ok(false) };
+        let manifest = match &latest.digest {
+            Some(digest) => self.manifest(digest).await?.map(|manifest| (digest, manifest)),
+            None => None,
+        };
+        let Some((digest, manifest)) = manifest else {
+            return Ok(self.remove_tag(tag, by, |record| record.is_none()).await?);
+        };
+        let (incarnation, media_type) = (manifest.incarnation, &*manifest.media_type);
+        let test = |now: Option<&Digest>| now == Some(digest);
+        let named = Named { digest, incarnation, media_type, size: manifest.size };
+        self.set_tag(tag, named, Some(TagTest(&test)), by).await.map(|()| true)
     }
 }
 
@@ -368,18 +406,10 @@ impl Change {
     }
 }
 
-fn sequence(slot: &Slot<TagRecord>) -> u64 {
-    match slot {
-        Slot::Absent => 0,
-        Slot::Gone(tombstone) => tombstone.sequence,
-        Slot::Here(held) => held.record.sequence,
-    }
-}
-
 /// Tells from what a tag is which change led to that.
 fn change_of(slot: &Slot<TagRecord>) -> Option<(Id, Change)> {
     match slot {
-        Slot::Absent => None,
+        Slot::Absent | Slot::Damaged(_) => None,
         Slot::Gone(tombstone) => {
             let (sequence, at) = (tombstone.sequence, tombstone.modified);
             Some((tombstone.nonce, Change { sequence, digest: None, media_type: None, by: None, at }))

@@ -553,7 +553,7 @@ impl Writer {
             part.permit = Some((permit, Instant::now()));
         }
         if let Some(aside) = part.aside {
-            let gone = || ObjectError::Damaged { what: aside.to_string() };
+            let gone = || ObjectError::Damaged { what: aside.to_string(), version: None };
             part.buffer.extend_from_slice(&self.bucket.read_aside(aside).await?.ok_or_else(gone)?);
             part.aside = None;
             Data::delete(&self.bucket, aside).await?;

@@ -102,6 +102,13 @@ impl Memory {
         state.data.insert(id, (bytes, now));
     }
 
+    /// Puts other bytes in the place of an object, which stays the version that it is.
+    pub fn damage_object(&self, key: &Key, bytes: Bytes) {
+        if let Some(stored) = self.state().objects.get_mut(key) {
+            stored.bytes = bytes;
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -289,7 +296,7 @@ impl Data for Memory {
         let at = |position: u64| usize::try_from(position).ok().filter(|position| *position <= bytes.len());
         match (at(range.start), at(range.end)) {
             (Some(start), Some(end)) if start <= end => Ok(Some(Content::Bytes(bytes.slice(start..end)))),
-            _ => Err(ObjectError::Damaged { what }),
+            _ => Err(ObjectError::Damaged { what, version: None }),
         }
     }
 

@@ -261,7 +261,7 @@ impl Data for DiskData {
         let error = |error| failed("read", &path, error);
         let Some(file) = found(File::open(&path)).map_err(error)? else { return Ok(None) };
         if file.metadata().map_err(error)?.len() < range.end {
-            return Err(ObjectError::Damaged { what: path.display().to_string() });
+            return Err(ObjectError::Damaged { what: path.display().to_string(), version: None });
         }
         Ok(Some(Content::File { file, offset: range.start, length: range.end.saturating_sub(range.start) }))
     }

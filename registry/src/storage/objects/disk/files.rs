@@ -84,11 +84,10 @@ impl Files {
         let metadata = file.metadata().map_err(error)?;
         let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
         file.read_to_end(&mut bytes).map_err(error)?;
-        let damaged = || ObjectError::Damaged { what: path.display().to_string() };
-        let (header, body) = bytes.split_at_checked(HEADER).ok_or_else(damaged)?;
-        let lsn = u64::from_le_bytes(header[8..16].try_into().expect("8 bytes"));
-        if header[..4] != *MAGIC || header[4..8] != checksum(lsn, body).to_le_bytes() {
-            return Err(damaged());
+        let lsn = number_of(&bytes);
+        let body = bytes.get(HEADER..).filter(|body| bytes[..8] == start_of(lsn, body));
+        if body.is_none() {
+            return Err(ObjectError::Damaged { what: path.display().to_string(), version: Some(version(lsn)) });
         }
         let modified = modified(&metadata).map_err(error)?;
         let mut bytes = bytes::Bytes::from(bytes);
@@ -101,8 +100,8 @@ impl Files {
         let error = |error| failed("read", &path, error);
         let Some(file) = found(File::open(&path)).map_err(error)? else { return Ok(None) };
         let mut header = [0; HEADER];
-        file.read_exact_at(&mut header, 0).map_err(error)?;
-        Ok(Some(u64::from_le_bytes(header[8..16].try_into().expect("8 bytes"))))
+        let length = file.read_at(&mut header, 0).map_err(error)?;
+        Ok(Some(number_of(&header[..length])))
     }
 
     /// Describes an object.
@@ -120,8 +119,7 @@ impl Files {
         let path = self.path(key);
         let error = |error| failed("write", &path, error);
         let mut bytes = Vec::with_capacity(HEADER + object.bytes.len());
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&checksum(lsn, &object.bytes).to_le_bytes());
+        bytes.extend_from_slice(&start_of(lsn, &object.bytes));
         bytes.extend_from_slice(&lsn.to_le_bytes());
         bytes.extend_from_slice(&object.bytes);
         // Left by a process of the same number that died.
@@ -246,9 +244,18 @@ fn modified(metadata: &fs::Metadata) -> io::Result<Timestamp> {
     Timestamp::try_from(metadata.modified()?).map_err(io::Error::other)
 }
 
-fn checksum(lsn: u64, body: &[u8]) -> u32 {
+/// Reads the number of the change; 0, which no change has, when the file is too short to have one.
+fn number_of(bytes: &[u8]) -> u64 {
+    bytes.get(8..HEADER).map_or(0, |number| u64::from_le_bytes(number.try_into().expect("8 bytes")))
+}
+
+/// Returns what a file begins with: the mark, and the checksum of the rest.
+fn start_of(lsn: u64, body: &[u8]) -> [u8; 8] {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&lsn.to_le_bytes());
     hasher.update(body);
-    hasher.finalize()
+    let mut start = [0; 8];
+    start[..4].copy_from_slice(MAGIC);
+    start[4..].copy_from_slice(&hasher.finalize().to_le_bytes());
+    start
 }

@@ -307,7 +307,7 @@ impl Journal {
                 let Some((segment, _)) = open_segment(&self.folder, number)? else {
                     let path = segment_path(&self.folder, number);
                     if path.exists() {
-                        return Err(ObjectError::Damaged { what: path.display().to_string() });
+                        return Err(ObjectError::Damaged { what: path.display().to_string(), version: None });
                     }
                     return self.reload();
                 };
@@ -601,7 +601,7 @@ fn create(folder: &Path, io: &Io, first: u64, chain: u32) -> Result<Segment, Obj
 /// Opens the oldest file of the journal that begins with a change or a later one: all before are in files of their own.
 fn oldest_segment(folder: &Path, from: u64) -> Result<(Segment, u32), ObjectError> {
     loop {
-        let damaged = |path: &Path| ObjectError::Damaged { what: path.display().to_string() };
+        let damaged = |path: &Path| ObjectError::Damaged { what: path.display().to_string(), version: None };
         let oldest = numbers(folder)?.into_iter().find(|number| *number >= from).ok_or_else(|| damaged(folder))?;
         if let Some(opened) = open_segment(folder, oldest)? {
             return Ok(opened);

@@ -33,6 +33,47 @@ fn a_disk_keeps_the_contract() {
 }
 
 #[test]
+fn a_damaged_file_can_be_replaced_by_who_saw_that() {
+    let damages: [fn(&mut Vec<u8>); 4] = [
+        |bytes| *bytes.last_mut().expect("a body") ^= 1,
+        |bytes| bytes[9] ^= 1,
+        |bytes| bytes.truncate(10),
+        Vec::clear,
+    ];
+    for damage in damages {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let key = Key::listed("b/x");
+        runtime().block_on(async {
+            let disk = Disk::open(folder.path(), short()).expect("opened");
+            disk.put(&key, Bytes::from_static(b"one"), Condition::Absent).await.expect("written");
+            for number in 0..100 {
+                let other = Key::listed(&format!("x/{number}"));
+                disk.put(&other, vec![0; 100].into(), Condition::Absent).await.expect("written");
+            }
+            disk.sync().await.expect("synced");
+            let path = folder.path().join("objects/b/x");
+            while !path.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            drop(disk);
+            let mut bytes = std::fs::read(&path).expect("there");
+            damage(&mut bytes);
+            #[expect(clippy::disallowed_methods, reason = "the test damages it")]
+            std::fs::write(&path, &bytes).expect("damaged");
+            let disk = Disk::open(folder.path(), short()).expect("opened");
+            let error = disk.get(&key).await.expect_err("it is damaged");
+            let ObjectError::Damaged { version: Some(seen), .. } = error else { panic!("{error}") };
+            let put = |condition| disk.put(&key, Bytes::from_static(b"two"), condition);
+            assert_eq!(put(Condition::Absent).await.expect("asked"), Put::Lost);
+            let healed = put(Condition::Is(seen.clone())).await.expect("asked");
+            assert!(matches!(healed, Put::Done(_)));
+            assert_eq!(put(Condition::Is(seen)).await.expect("asked"), Put::Lost);
+            assert_eq!(disk.get(&key).await.expect("read").map(|it| it.bytes), Some(Bytes::from_static(b"two")));
+        });
+    }
+}
+
+#[test]
 fn nothing_stays_of_data_that_is_neither_finished_nor_noted() {
     let folder = tempfile::tempdir().expect("tempdir");
     let disk = Disk::open(folder.path(), long()).expect("opened");
