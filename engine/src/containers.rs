@@ -248,7 +248,7 @@ pub(crate) async fn attached(stream: UnixStream, ends: Ends, container: &Contain
                 Control::Signal(signal) => match tell(container, signal) {
                     Told::Sent => {}
                     Told::Killed => ended_by = Some(signal),
-                    Told::Early => undecided = Some((signal, Instant::now())),
+                    Told::Early | Told::Blocked => undecided = Some((signal, Instant::now())),
                 },
             },
             () = tokio::time::sleep(AGAIN), if undecided.is_some() => {
@@ -256,7 +256,9 @@ pub(crate) async fn attached(stream: UnixStream, ends: Ends, container: &Contain
                     match tell(container, signal) {
                         Told::Sent => {}
                         Told::Killed => ended_by = Some(signal),
-                        Told::Early => undecided = Some((signal, since)).filter(|_| since.elapsed() < SETTLED),
+                        // A busy machine may take any time to start it.
+                        Told::Early => undecided = Some((signal, Instant::now())),
+                        Told::Blocked => undecided = Some((signal, since)).filter(|_| since.elapsed() < SETTLED),
                     }
                 }
             }
@@ -275,8 +277,10 @@ enum Told {
     Sent,
     /// The container was killed in its place.
     Killed,
-    /// The program is still being started, so that it may yet be lost.
+    /// There is no program yet.
     Early,
+    /// The program may still be being started, so that it may yet be lost.
+    Blocked,
 }
 
 /// Tells a terminal's size.
@@ -299,7 +303,7 @@ fn tell(container: &Container, signal: i32) -> Told {
     match masks {
         Some(_) if lost => Told::Killed,
         // Until the program runs, all signals are blocked; what arrives then is dropped when nobody handles it.
-        Some(masks) if masks.blocked & bit(signal) != 0 => Told::Early,
+        Some(masks) if masks.blocked & bit(signal) != 0 => Told::Blocked,
         _ => Told::Sent,
     }
 }
