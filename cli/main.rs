@@ -6,6 +6,7 @@
 //! | `commands/` | one file per command: its flags and how its result is printed |
 //! | `flags/` | words that flags share, and the long ones: `-o`, and how a container runs |
 //! | `session` | what commands share: home, engine, async runtime, interrupts |
+//! | `rootless` | where a plain user is root |
 //! | `shell` | this terminal as the ends of a shell in a build's step |
 //! | `objects` | what commands about networks and volumes share |
 //! | `clock` | the one place that asks what time it is |
@@ -25,6 +26,7 @@ mod failure;
 mod flags;
 mod objects;
 mod progress;
+mod rootless;
 mod session;
 mod shell;
 mod sink;
@@ -46,7 +48,11 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|word| word == engine::supervisor::WORD) {
         // Before anything starts a thread: this process forks, and stays small.
-        return ExitCode::from(engine::supervisor::main(&arguments.collect::<Vec<_>>(), clock::now));
+        return ExitCode::from(engine::supervisor::main(
+            &arguments.collect::<Vec<_>>(),
+            clock::now,
+            rootless::enter_again,
+        ));
     }
     let cli = match args::Cli::try_parse_from(commands::oci::arguments()) {
         Ok(cli) => cli,

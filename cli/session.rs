@@ -56,7 +56,7 @@ impl Session {
         if let Some(home) = &self.globals.home {
             return Ok(home.clone());
         }
-        if rustix::process::geteuid().is_root() {
+        if rustix::process::geteuid().is_root() && engine::runtime::world().is_none() {
             return Ok("/var/lib/slipway".into());
         }
         let data = folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")));

@@ -58,6 +58,7 @@ mod reproducible;
 mod restart;
 mod rm;
 mod rmi;
+mod rootless;
 mod run;
 mod save;
 mod serve;

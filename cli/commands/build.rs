@@ -273,6 +273,9 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let built =
         session.wait(Threads::Many, build::build(&engine, options, Arc::new(Shared(view.clone())), session.cancel()));
     view.finish();
+    if !args.quiet {
+        crate::rootless::warn();
+    }
     if let Some((form, explained)) = &explained {
         tell_cache(form, explained, session.cancel())?;
     }

@@ -63,7 +63,7 @@ pub(crate) fn explain(error: anyhow::Error, code: u8) -> Failure {
             failure.hint("--network host and --network none need no bridge")
         }
         ENGINE_ERROR if !rustix::process::geteuid().is_root() && says("cannot start the container") => {
-            failure.hint("containers need root for now")
+            failure.hint(crate::rootless::advice())
         }
         127 => failure.hint("the program must be in the image; `slipway run --entrypoint sh …` lets you look around"),
         _ => failure,

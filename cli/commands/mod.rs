@@ -107,6 +107,8 @@ impl RegistryArgs {
 
 /// Runs the command that was asked for.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    // Before anything starts a thread.
+    crate::rootless::enter(&cli.command);
     let session = Session::new(cli.globals);
     match cli.command {
         Command::Build(args) => build::run(*args, &session),

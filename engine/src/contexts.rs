@@ -179,7 +179,7 @@ fn unpack(store: &Store, tar: impl Read + Send + 'static) -> Result<(Active, Pat
         whiteouts: Whiteouts::Literal,
         // A tenth of what is free stays so: what a bomb fills up to then is given back at once.
         limits: Limits { entries: MAX_ENTRIES, bytes: disk.f_bavail.saturating_mul(disk.f_frsize) / 10 * 9 },
-        chown: rustix::process::geteuid().is_root(),
+        chown: layer::rights::gives_owners(),
         owner: None,
         drop_rights: false,
         devices: Devices::CreateIfPermitted,

@@ -40,7 +40,7 @@ pub enum StepError {
     Secret(#[source] io::Error),
     #[error("cannot offer the SSH agent `{}`", path.display())]
     Agent { path: PathBuf, source: io::Error },
-    #[error("containers need root for now")]
+    #[error("a step needs root, or a user namespace, to run in")]
     NotRoot(#[source] runtime::StartError),
     #[error(transparent)]
     Start(#[from] runtime::StartError),

@@ -7,11 +7,12 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use runtime::network::{self, Mode, NetworkError};
+use runtime::rootless;
 use runtime::{MountKind, MountPoint, Pool, etc_files};
-use supervisor::network::{NETWORK_STATE, SECRETS};
+use supervisor::network::{SECRETS, network_state};
 
 /// Why a container could not be given its surroundings.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,13 @@ pub enum MachineError {
     Write { path: PathBuf, source: io::Error },
     #[error("cannot set the network up")]
     Network(#[from] NetworkError),
+}
+
+static LACKING: OnceLock<String> = OnceLock::new();
+
+/// What steps of a build did not get on this machine, for the user.
+pub fn lacking_network() -> Option<&'static str> {
+    LACKING.get().map(String::as_str)
 }
 
 /// The network that was asked for.
@@ -44,8 +52,15 @@ fn mode(choice: NetworkChoice) -> Mode {
     match choice {
         NetworkChoice::None => Mode::None,
         NetworkChoice::Host => Mode::Host,
-        NetworkChoice::Default if rustix::process::geteuid().is_root() => Mode::Bridge(NETWORK_STATE.into()),
-        NetworkChoice::Default => Mode::Host,
+        NetworkChoice::Default if !rustix::process::geteuid().is_root() => Mode::Host,
+        NetworkChoice::Default => match rootless::world().map_or(Ok(()), rootless::World::connect) {
+            Ok(()) => Mode::Bridge(network_state()),
+            Err(lacking) => {
+                // The first one says it all.
+                let _ = LACKING.set(format!("steps ran on this machine's own network: {lacking}"));
+                Mode::Host
+            }
+        },
     }
 }
 

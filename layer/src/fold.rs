@@ -26,6 +26,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Time
 use rustix::io::Errno;
 
 use crate::beneath::{self, Opaque};
+use crate::rights;
 
 /// Folders that lie deeper are not folded: each level takes a few descriptors.
 const DEEPEST: usize = 128;
@@ -184,7 +185,7 @@ fn hides(folder: &OwnedFd) -> io::Result<bool> {
 
 /// Lets nothing show through a folder any more.
 fn hide(folder: &OwnedFd) -> io::Result<()> {
-    let name: &[u8] = match rustix::process::geteuid().is_root() {
+    let name: &[u8] = match rights::is_machine_root() {
         true => b"trusted.overlay.opaque",
         false => b"user.overlay.opaque",
     };
@@ -218,7 +219,7 @@ fn copy(from: &OwnedFd, name: &[u8], to: &OwnedFd) -> io::Result<()> {
 /// Gives a new file or folder the owner, mode, attributes and time of another.
 fn look_like(made: &OwnedFd, model: &OwnedFd) -> io::Result<()> {
     let stat = rustix::fs::fstat(model)?;
-    if rustix::process::geteuid().is_root() {
+    if rights::gives_owners() {
         rustix::fs::fchown(made, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     }
     rustix::fs::fchmod(made, Mode::from_raw_mode(stat.st_mode & 0o7777))?;

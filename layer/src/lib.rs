@@ -17,6 +17,7 @@
 //! | [`mod@diff`] | what an overlay upper folder changed |
 //! | `fold` | a layer folder that takes in those below it |
 //! | [`pack`] | changes, or a whole tree, to tar bytes with their digest |
+//! | [`rights`] | what this process may do to files |
 //! | `remove` | removing folders whose content somebody else chose |
 //!
 //! **Invariant:** nothing here asks what time it is, and the bytes that come out depend on the input alone:
@@ -31,6 +32,7 @@ mod fold;
 pub mod hashing;
 pub mod pack;
 mod remove;
+pub mod rights;
 pub mod tar;
 pub mod tree;
 

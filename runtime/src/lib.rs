@@ -11,6 +11,7 @@
 //! stack.rs       what a child stands on that shares our memory
 //! bundle/        the operations of the OCI runtime-spec, on bundles with a life
 //! exec.rs        one more program in a container that runs
+//! rootless.rs    where a plain user is root
 //! user_namespace.rs who is who in a container with users of its own
 //! stdio.rs       what it reads from and writes to
 //! start_error.rs why it did not start
@@ -38,6 +39,7 @@ pub mod network;
 mod owner;
 mod plan;
 mod pool;
+pub mod rootless;
 mod sealed;
 mod seccomp;
 mod spec;

@@ -66,6 +66,11 @@ pub fn name(id: &str) -> String {
     format!("{PREFIX}{id}.{}", Owner::this().text())
 }
 
+/// Whether this is a name that [`name`] gave.
+pub(crate) fn is_ours(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(PREFIX))
+}
+
 /// Whether this is the name of something of ours whose owner is dead.
 pub(crate) fn is_stale(name: &OsStr) -> bool {
     let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { return false };

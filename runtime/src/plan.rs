@@ -18,6 +18,7 @@ pub(crate) use process::{ProcessOptions, ProcessPlan};
 use crate::cgroups::Cgroups;
 use crate::child::net::NetworkPlan;
 use crate::container::Rootfs;
+use crate::rootless;
 use crate::stack;
 use crate::start_error::{StartError, Warning};
 use crate::stdio::Size;
@@ -133,7 +134,8 @@ impl Plan {
             return Err(StartError::BadSpec { what });
         }
         let new_cgroup_namespace = clone_flags & libc::CLONE_NEWCGROUP as u32 as u64 != 0;
-        let context = MountContext { spec, rootfs, cgroups, other_user, new_cgroup_namespace };
+        let new_network = entry.has(libc::CLONE_NEWNET, clone_flags);
+        let context = MountContext { spec, rootfs, cgroups, other_user, new_network, new_cgroup_namespace };
         let mut mounts = Vec::new();
         for mount in spec.mounts().iter().flatten() {
             plan_mount(mount, &context, &mut mounts)?;
@@ -159,7 +161,7 @@ impl Plan {
             no_pivot: options.no_pivot,
             root_read_only: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
             mounts,
-            devices: if own_dev { plan_devices(spec, other_user)? } else { Vec::new() },
+            devices: if own_dev { plan_devices(spec, other_user || rootless::is_confined())? } else { Vec::new() },
             links: if own_dev { default_links() } else { Vec::new() },
             masked: paths(linux.and_then(|linux| linux.masked_paths().as_ref()))?,
             read_only: paths(linux.and_then(|linux| linux.readonly_paths().as_ref()))?,
@@ -225,7 +227,7 @@ impl Plan {
 }
 
 /// The nodes that every container has, then those of the spec.
-fn plan_devices(spec: &Spec, other_user: bool) -> Result<Vec<DevicePlan>, StartError> {
+fn plan_devices(spec: &Spec, binds: bool) -> Result<Vec<DevicePlan>, StartError> {
     const DEFAULT: [(&str, u32, u32); 6] = [
         ("dev/null", 1, 3),
         ("dev/zero", 1, 5),
@@ -236,7 +238,7 @@ fn plan_devices(spec: &Spec, other_user: bool) -> Result<Vec<DevicePlan>, StartE
     ];
     let node = |path: &Path, mode, device, uid, gid| {
         // Only the host's root may make one.
-        let bind = if other_user { Some(c_path(&Path::new("/").join(path))?) } else { None };
+        let bind = if binds { Some(c_path(&Path::new("/").join(path))?) } else { None };
         Ok::<_, StartError>(DevicePlan { path: c_path(path)?, mode, device, uid, gid, bind })
     };
     let mut devices = Vec::new();

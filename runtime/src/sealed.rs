@@ -22,6 +22,8 @@ pub fn restart_sealed(arguments: &[OsString]) -> io::Result<()> {
         return Ok(());
     }
     let view = match read_only_view(&own) {
+        // Who made a mount namespace since it was started runs from a mount of another one.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => read_only_view(&found_again(&own)?)?,
         // A plain user's container has no more rights over the program than that user.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let writable =
@@ -51,6 +53,17 @@ pub fn restart_sealed(arguments: &[OsString]) -> io::Result<()> {
     };
     let error = sys::execveat(view.as_raw_fd(), pointers(&arguments).as_ptr(), pointers(&environment).as_ptr());
     Err(io::Error::from_raw_os_error(error))
+}
+
+/// Finds this program at its path in this mount namespace.
+fn found_again(own: &OwnedFd) -> io::Result<OwnedFd> {
+    let path = std::fs::read_link("/proc/self/exe")?;
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let (ours, theirs) = (rustix::fs::fstat(own)?, rustix::fs::fstat(&found)?);
+    if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino) {
+        return Ok(found);
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, "this program has been replaced; start it anew"))
 }
 
 /// A mount of the program alone, read-only, in no mount namespace.

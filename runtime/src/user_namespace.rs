@@ -46,6 +46,28 @@ impl IdMaps {
         }
     }
 
+    /// This user as root, and nobody else.
+    pub(crate) fn of_user_alone() -> IdMaps {
+        IdMaps::with_subordinates(&[], &[])
+    }
+
+    /// This user as root, and from 1 on the numbers that are theirs: the first outside, and how many.
+    pub(crate) fn with_subordinates(users: &[(u32, u32)], groups: &[(u32, u32)]) -> IdMaps {
+        let ranges = |own: u32, others: &[(u32, u32)]| {
+            let mut all = vec![Range { inside: 0, outside: own, size: 1 }];
+            let mut inside = 1u32;
+            for &(outside, size) in others.iter().take(MOST_RANGES - 1) {
+                // What does not fit below the last number cannot be mapped.
+                let Some(next) = inside.checked_add(size) else { break };
+                all.push(Range { inside, outside, size });
+                inside = next;
+            }
+            all
+        };
+        let (user, group) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        IdMaps { users: ranges(user, users), groups: ranges(group, groups) }
+    }
+
     /// Which user outside a user inside is.
     pub(crate) fn outside_user(&self, inside: u32) -> Option<u32> {
         self.users.iter().find_map(|range| range.outside_of(inside))

@@ -489,7 +489,7 @@ struct Look {
 impl Look {
     /// Makes a folder look so. Without root, owners stay.
     fn give(&self, folder: impl AsFd) -> io::Result<()> {
-        if rustix::process::geteuid().is_root() {
+        if layer::rights::gives_owners() {
             rustix::fs::fchown(&folder, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
         }
         rustix::fs::fchmod(&folder, Mode::from_raw_mode(self.mode))?;

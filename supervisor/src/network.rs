@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use oci::Digest;
 use runtime::etc_files;
 use runtime::network::{self, Network, NetworkError, Place, PortMapping, Wishes};
+use runtime::rootless::{self, World};
 
 use crate::config::PortBinding;
 use crate::containers::{Container, ContainerError, Containers};
@@ -15,8 +16,10 @@ use crate::networks::{self, NetworkRecord, Networks, NetworksError};
 use crate::record::{Attached, Endpoint, Record, State, Status};
 use crate::start::StartContainerError;
 
-/// Where addresses on bridges are kept: bridges are the machine's, whatever home is used.
-pub const NETWORK_STATE: &str = network::DEFAULT_STATE;
+/// Where addresses on bridges are kept: bridges are the machine's, or a plain user's, whatever home is used.
+pub fn network_state() -> PathBuf {
+    rootless::world().map_or_else(|| network::DEFAULT_STATE.into(), World::network_state)
+}
 
 /// Where secrets lie until a container has mounted them: in memory.
 pub const SECRETS: &str = "/dev/shm";
@@ -33,7 +36,7 @@ pub enum PrepareError {
     Container(#[from] ContainerError),
     #[error("cannot join network of a non running container: {id}")]
     NotRunning { id: String },
-    #[error("networks other than host and none need root")]
+    #[error("networks other than host and none need root, or a user namespace, which cannot be had here")]
     NotRoot,
     #[error("`{text}` is no hardware address such as 02:42:ac:11:00:02")]
     BadHardwareAddress { text: String },
@@ -74,6 +77,8 @@ pub struct Prepared {
     pub resolves: bool,
     /// The container whose network it is.
     pub other: Option<Container>,
+    /// What is not as it was asked for.
+    pub warning: Option<String>,
 }
 
 /// Makes the networks of a container ready.
@@ -82,7 +87,7 @@ pub struct Prepared {
 ///
 /// When one cannot be had.
 pub fn prepare(record: &Record, all: &Containers, now: Timestamp) -> Result<Prepared, PrepareError> {
-    let ready = |network| Prepared { network, resolves: false, other: None };
+    let ready = |network| Prepared { network, resolves: false, other: None, warning: None };
     match NetworkMode::of(&record.host_config.network_mode) {
         NetworkMode::None => Ok(ready(Network::none())),
         NetworkMode::Host => Ok(ready(Network::host())),
@@ -92,23 +97,35 @@ pub fn prepare(record: &Record, all: &Containers, now: Timestamp) -> Result<Prep
             let running = matches!(state.status, Status::Running | Status::Paused);
             let namespace = state.process.filter(|_| running).and_then(|process| process.look(network::namespace_of));
             let namespace = namespace.ok_or_else(|| PrepareError::NotRunning { id: other.id().to_owned() })??;
-            Ok(Prepared { network: Network::of_namespace(namespace), resolves: false, other: Some(other) })
+            Ok(Prepared { other: Some(other), ..ready(Network::of_namespace(namespace)) })
         }
         NetworkMode::Networks => {
             let endpoints = endpoints(record);
             let is_default = |endpoint: &Endpoint| is_default(&endpoint.network);
+            let all_default = endpoints.iter().all(is_default);
             if !rustix::process::geteuid().is_root() {
                 // Only root makes bridges: as for builds, the machine's own network is better than none.
-                let all_default = endpoints.iter().all(is_default);
                 return if all_default { Ok(ready(Network::host())) } else { Err(PrepareError::NotRoot) };
             }
+            let lacking = rootless::world().and_then(|world| world.connect().err());
+            let host = &record.host_config;
+            if let Some(lacking) = &lacking
+                && all_default
+                && host.port_bindings.is_empty()
+                && !host.publish_all_ports
+            {
+                let warning = format!("the container is on this machine's own network: {lacking}");
+                return Ok(Prepared { warning: Some(warning), ..ready(Network::host()) });
+            }
+            let warning =
+                lacking.map(|lacking| format!("the container reaches nothing outside of its networks: {lacking}"));
             let networks = Networks::new(all.layout());
             let places: Vec<Place> =
                 endpoints.iter().map(|endpoint| place(record, endpoint, &networks)).collect::<Result<_, _>>()?;
-            let resolves = !endpoints.iter().all(is_default);
+            let resolves = !all_default;
             let servers = if resolves { servers(record)? } else { Vec::new() };
-            let network = network::prepare_places(Path::new(NETWORK_STATE), &places, &servers)?;
-            Ok(Prepared { network, resolves, other: None })
+            let network = network::prepare_places(&network_state(), &places, &servers)?;
+            Ok(Prepared { network, resolves, other: None, warning })
         }
     }
 }
@@ -204,7 +221,7 @@ pub fn describe(record: &Record, network: Option<&NetworkRecord>, attached: &net
 
 /// Removes what killed processes of ours left on this machine: cgroups, addresses, secrets.
 pub fn sweep() -> runtime::Swept {
-    runtime::sweep(runtime::Places { network_state: Some(Path::new(NETWORK_STATE)), files: Some(Path::new(SECRETS)) })
+    runtime::sweep(runtime::Places { network_state: Some(&network_state()), files: Some(Path::new(SECRETS)) })
 }
 
 /// Publishes the ports of a container whose program is about to start.

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use store::Layout;
 
 use crate::containers::{ContainerError, failed, ignore_missing, lock, make_folder, read_json, write_json};
-use crate::network::NETWORK_STATE;
+use crate::network::network_state;
 
 /// The networks that are always there.
 pub const PREDEFINED: [&str; 3] = ["bridge", "host", "none"];
@@ -144,7 +144,7 @@ impl Networks {
             return Err(NetworksError::NameInUse { name });
         }
         let path = self.layout.network(id);
-        let state = Path::new(NETWORK_STATE);
+        let state = &network_state();
         // What was reserved by somebody who was killed before the record was written goes away by itself.
         let reservation = match record.ipv4 {
             Some(_) => record.definition(&path)?.reserve(state)?,
@@ -229,7 +229,7 @@ impl Networks {
         // Without a record it goes away by itself, whatever happens from here on.
         let path = self.layout.network(&record.id);
         ignore_missing(fs::remove_file(&path)).map_err(failed("remove", &path))?;
-        network::remove(Path::new(NETWORK_STATE), &record.bridge())?;
+        network::remove(&network_state(), &record.bridge())?;
         Ok(record)
     }
 }
@@ -278,7 +278,7 @@ impl NetworkRecord {
 
     /// Who is on it.
     pub fn neighbors(&self) -> Vec<network::Neighbor> {
-        network::neighbors(Path::new(NETWORK_STATE), &self.bridge())
+        network::neighbors(&network_state(), &self.bridge())
     }
 
     /// What it is to the kernel; `record` is the file that this was read from.

@@ -73,6 +73,8 @@ pub struct Started {
     pub service: Option<runtime::network::Service>,
     /// Where it is on its networks.
     pub state: record::State,
+    /// What is not as it was asked for, beside what the runtime says.
+    pub warning: Option<String>,
 }
 
 /// Starts the program of a container on its layers, topmost first.
@@ -100,6 +102,7 @@ pub fn start(
     network::note(record, &prepared.network, &container.all(), &mut state);
     network::publish(record, &mut prepared.network, &mut state)?;
     let spec = describe(container, &tree, &prepared)?;
+    let warning = prepared.warning;
     let mut network = prepared.network;
     let service = network.take_service();
     let config = ContainerConfig {
@@ -125,7 +128,7 @@ pub fn start(
         die_with_parent: true,
     };
     let container = runtime::start(config)?;
-    Ok(Started { container, service, state })
+    Ok(Started { container, service, state, warning })
 }
 
 fn console_size(record: &Record) -> Option<Size> {

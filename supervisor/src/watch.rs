@@ -73,16 +73,19 @@ const RAN_WELL: Duration = Duration::from_secs(10);
 const PARTING: Duration = Duration::from_secs(2);
 
 /// Is the watcher; gives its exit code. The arguments are a container's folder and what the command is attached to.
-pub fn main(arguments: &[OsString], now: fn() -> Timestamp) -> u8 {
+///
+/// `enter` enters the world of a plain user, who the command's caller is then.
+pub fn main(arguments: &[OsString], now: fn() -> Timestamp, enter: fn() -> io::Result<()>) -> u8 {
     // There is nobody to tell: the command sees that the socket closes, and the state says the rest.
-    u8::from(watch(arguments, now).is_err())
+    u8::from(watch(arguments, now, enter).is_err())
 }
 
-fn watch(arguments: &[OsString], now: fn() -> Timestamp) -> io::Result<()> {
+fn watch(arguments: &[OsString], now: fn() -> Timestamp, enter: fn() -> io::Result<()>) -> io::Result<()> {
     let [folder, request] = arguments else { return Err(io::ErrorKind::InvalidInput.into()) };
     // What the command got from whoever started it would be kept as long as the container runs.
     // SAFETY: nothing has been opened yet. A kernel that does not know the call changes nothing.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    enter()?;
     let request: AttachRequest = serde_json::from_slice(request.as_encoded_bytes())?;
     let folder = PathBuf::from(folder);
     let missing = || io::Error::from(io::ErrorKind::NotFound);
@@ -207,12 +210,14 @@ impl Watch {
 
     /// Starts the program; `asked` unless it is the restart policy's wish.
     fn start(&mut self, asked: bool) -> Result<Report, StartContainerError> {
-        let start::Started { container, service, state: place } =
+        let start::Started { container, service, state: place, warning } =
             start::start(&self.container, &self.lower, self.size, (self.now)())?;
         let streams = Streams::of(container)
             .map_err(|source| StartContainerError::Write { path: "the container's streams".into(), source })?;
         let (container, streams) = streams;
-        let warnings = container.warnings().iter().map(ToString::to_string).collect();
+        let notice = runtime::rootless::world().and_then(runtime::rootless::World::notice);
+        let warnings = container.warnings().iter().map(ToString::to_string);
+        let warnings = warnings.chain(warning).chain(notice.map(str::to_owned)).collect();
         let checker = Checker::of(&self.container.record);
         let health = checker.as_ref().map(|_| Health { status: "starting".into(), ..Health::default() });
         let (process, this, at) = (Process::of(container.pid()), Process::of(std::process::id()), (self.now)());

@@ -121,7 +121,7 @@ impl SourceTree {
     /// Takes files from a folder that was filled for this build.
     pub(crate) fn of_fetched(tree: Tree, spool: &Path) -> Self {
         // Only root could give the files to others when it filled the folder.
-        let has_owners = rustix::process::geteuid().is_root();
+        let has_owners = layer::rights::gives_owners();
         Self {
             tree,
             ignore: None,

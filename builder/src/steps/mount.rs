@@ -147,7 +147,7 @@ impl Prepared {
         let mut write = || -> io::Result<()> {
             let mut copy = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&source)?;
             io::copy(&mut file, &mut copy)?;
-            if rustix::process::geteuid().is_root() {
+            if layer::rights::gives_owners() {
                 std::os::unix::fs::fchown(&copy, Some(node.uid), Some(node.gid))?;
             }
             // After the owner, whose change takes setuid away; and never less than the umask leaves.
@@ -316,7 +316,7 @@ fn cache_content(
                 .map_err(|error| Fault::because("cannot fill a new cache", &error))?;
         }
     }
-    if rustix::process::geteuid().is_root() {
+    if layer::rights::gives_owners() {
         std::os::unix::fs::chown(&new, Some(uid), Some(gid)).map_err(fault)?;
     }
     std::fs::set_permissions(&new, PermissionsExt::from_mode(mode)).map_err(fault)?;

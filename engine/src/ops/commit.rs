@@ -79,9 +79,12 @@ pub async fn commit(
         let container = all.find(&name)?;
         let runs = container.state(options.now)?.status == Status::Running;
         let paused = runs && options.pause;
-        if paused {
-            freeze(&container, true)?;
-        }
+        let paused = match paused.then(|| freeze(&container, true)) {
+            // Nobody can freeze the containers of a plain user without a cgroup of theirs; and they shall be saved, too.
+            Some(Err(PauseError::Freeze(error))) if error.kind() == std::io::ErrorKind::Unsupported => false,
+            Some(frozen) => frozen.map(|()| true)?,
+            None => false,
+        };
         let layer = store_layer(&store, &container);
         if paused {
             match freeze(&container, false) {

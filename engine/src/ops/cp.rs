@@ -333,11 +333,11 @@ fn transfer(
 }
 
 fn apply_options(owner: Option<(u32, u32)>) -> ApplyOptions {
-    let is_root = rustix::process::geteuid().is_root();
+    let (is_root, owns) = (layer::rights::is_machine_root(), layer::rights::gives_owners());
     ApplyOptions {
         whiteouts: Whiteouts::Literal,
-        chown: is_root,
-        owner: owner.filter(|_| is_root),
+        chown: owns,
+        owner: owner.filter(|_| owns),
         drop_rights: owner.is_some(),
         devices: if is_root { Devices::CreateIfPermitted } else { Devices::Skip },
         root_metadata: false,

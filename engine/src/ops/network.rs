@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 
 use jiff::Timestamp;
-use supervisor::network::{NETWORK_STATE, NetworkMode, PrepareError};
+use supervisor::network::{NetworkMode, PrepareError, network_state};
 use supervisor::networks::{NetworkRecord, NetworkWishes, NetworksError, PREDEFINED};
 use supervisor::record::Endpoint;
 use supervisor::{Container, ContainerError, Containers, Networks};
@@ -184,7 +183,7 @@ pub async fn connect(
         let namespace = state.process.and_then(|process| process.look(runtime::network::namespace_of));
         let attached = match namespace.transpose()? {
             Some(namespace) => {
-                let attached = runtime::network::connect(Path::new(NETWORK_STATE), &namespace, &place)?;
+                let attached = runtime::network::connect(&network_state(), &namespace, &place)?;
                 Some(supervisor::network::describe(&container.record, Some(&network), &attached))
             }
             None => None,
@@ -198,7 +197,7 @@ pub async fn connect(
             record.networks.push(endpoint);
         });
         if let Err(error) = changed {
-            runtime::network::disconnect(Path::new(NETWORK_STATE), &network.bridge(), container.id())?;
+            runtime::network::disconnect(&network_state(), &network.bridge(), container.id())?;
             return Err(error.into());
         }
         if let Some(attached) = attached {
@@ -249,7 +248,7 @@ pub async fn disconnect(engine: &Engine, network: String, container: String) -> 
         let network = Networks::new(&layout).find(&network)?;
         let mut container = Containers::new(&layout).find(&container)?;
         let known = names(&container).any(|name| is_same(name, &network));
-        let was_there = runtime::network::disconnect(Path::new(NETWORK_STATE), &network.bridge(), container.id())?;
+        let was_there = runtime::network::disconnect(&network_state(), &network.bridge(), container.id())?;
         if !known && !was_there {
             let container = container.record.name;
             return Err(NetworkError::NotConnected { container, network: network.name });

@@ -68,12 +68,24 @@ pub async fn top(engine: &Engine, name: String, now: Timestamp) -> Result<Vec<Li
         let folders = CgroupFolders::of_process(process.pid).map_err(TopError::Cgroup)?;
         let mut processes: Vec<_> = folders.processes().into_iter().filter_map(read).collect();
         if processes.is_empty() {
-            // Without a cgroup the first is the one that is known.
-            processes.extend(read(process.pid));
+            // Without a cgroup they are known by their PID namespace; those that the first may not see are not.
+            processes.extend(beside(process.pid).into_iter().filter_map(read));
         }
         Ok(processes)
     })
     .await
+}
+
+/// The processes that are in the PID namespace of one, by their numbers.
+fn beside(first: u32) -> Vec<u32> {
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let theirs = namespace(first);
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut all: Vec<u32> =
+        numbers.filter(|&pid| pid == first || (theirs.is_some() && namespace(pid) == theirs)).collect();
+    all.sort_unstable();
+    all
 }
 
 /// The kernel's ticks in a second, on every machine that Linux runs on today.

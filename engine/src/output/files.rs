@@ -104,7 +104,8 @@ fn into_folder(
     fs::create_dir_all(folder).map_err(failed)?;
     let root = File::open(folder).map_err(failed)?;
     let (mut reader, writer) = io::pipe().map_err(FilesError::Pipe)?;
-    let is_root = rustix::process::geteuid().is_root();
+    // A plain user's files stay theirs, although they are root where this runs.
+    let is_root = layer::rights::is_machine_root();
     let options = ApplyOptions {
         whiteouts: Whiteouts::Literal,
         chown: is_root,

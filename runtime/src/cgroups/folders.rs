@@ -3,6 +3,7 @@
 use super::hierarchy::{self, Hierarchy, Version};
 use super::{LimitError, remove_folder, v1, v2, write};
 use crate::start_error::{StartError, Warning};
+use crate::{owner, rootless};
 use oci_spec::runtime::LinuxResources;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,11 @@ impl CgroupFolders {
         let ours = hierarchy::of_this_process(&hierarchy::ALL);
         let shared = |place: &Hierarchy| ours.iter().any(|our| our.base(None) == place.base(None));
         let own = |place: &Hierarchy| place.mount_point.join(&place.own);
-        let is_own = |place: &&Hierarchy| !place.own.as_os_str().is_empty() && !shared(place);
+        // A plain user's container mostly has none, and is where the command was that started it.
+        let named = |place: &Hierarchy| place.own.file_name().is_some_and(owner::is_ours);
+        let is_own = |place: &&Hierarchy| {
+            !place.own.as_os_str().is_empty() && !shared(place) && (rootless::world().is_none() || named(place))
+        };
         Ok(CgroupFolders { paths: places.iter().filter(is_own).map(own).collect() })
     }
 
@@ -97,7 +102,11 @@ impl CgroupFolders {
         let (file, word) = match (self.with_file("freezer.state"), self.with_file("cgroup.freeze")) {
             (Some(path), _) => ((path, "freezer.state"), if frozen { "FROZEN" } else { "THAWED" }),
             (None, Some(path)) => ((path, "cgroup.freeze"), if frozen { "1" } else { "0" }),
-            (None, None) => return Err(io::Error::new(io::ErrorKind::Unsupported, "there is no cgroup freezer")),
+            (None, None) => {
+                // A plain user mostly may make no cgroups.
+                let reason = "the container has no cgroup with a freezer";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+            }
         };
         let (path, name) = file;
         for _ in 0..FREEZE_TRIES {

@@ -1,5 +1,6 @@
 //! Which cgroup hierarchies this process can see, and where it is in them.
 
+use crate::rootless;
 use std::path::{Path, PathBuf};
 
 /// The interface of a hierarchy.
@@ -54,9 +55,19 @@ impl Hierarchy {
         match (parent, self.version) {
             (Some(parent), _) => self.mount_point.join(crate::plan::in_root(Path::new(parent))),
             (None, Version::One) => self.mount_point.join(&self.own),
+            (None, Version::Two) if rootless::world().is_some() => delegated(&self.mount_point, &self.own),
             (None, Version::Two) => self.mount_point.clone(),
         }
     }
+}
+
+/// The highest cgroup above a plain user's own that was given to them; the top when none was.
+fn delegated(top: &Path, own: &Path) -> PathBuf {
+    use std::os::unix::fs::MetadataExt;
+    let user = rustix::process::geteuid().as_raw();
+    let is_ours = |path: &PathBuf| std::fs::metadata(path.join("cgroup.procs")).is_ok_and(|found| found.uid() == user);
+    let all: Vec<_> = own.ancestors().map(|ancestor| top.join(ancestor)).collect();
+    all.into_iter().rev().skip(1).find(is_ours).unwrap_or_else(|| top.to_owned())
 }
 
 /// Returns the hierarchies that a container is put into.
@@ -169,6 +180,18 @@ mod tests {
         let mounts = "35 31 0:32 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let found = parse(&USUAL, mounts, "4:memory:/docker/abc\n", |_| String::new());
         assert_eq!(found[0].base(None), Path::new("/sys/fs/cgroup/memory"));
+    }
+
+    #[test]
+    fn a_plain_user_has_the_highest_cgroup_that_was_given_to_them() {
+        let top = tempfile::tempdir().unwrap();
+        let own = Path::new("user.slice/user@7.service/app.slice/x.scope");
+        std::fs::create_dir_all(top.path().join(own)).unwrap();
+        assert_eq!(delegated(top.path(), own), top.path());
+        for given in ["user.slice/user@7.service/app.slice", "user.slice/user@7.service"] {
+            std::fs::File::create(top.path().join(given).join("cgroup.procs")).unwrap();
+            assert_eq!(delegated(top.path(), own), top.path().join(given));
+        }
     }
 
     #[test]

@@ -19,9 +19,10 @@ mod v2;
 pub use folders::CgroupFolders;
 
 use crate::owner;
+use crate::rootless;
 use crate::start_error::{StartError, Warning};
 use hierarchy::{Hierarchy, Version};
-use oci_spec::runtime::{LinuxHugepageLimit, LinuxRdma, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxRdma, LinuxResources};
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -138,8 +139,10 @@ impl Cgroups {
                 Ok(()) => {}
                 Err(error) => {
                     let reason = format!("`{}`: {error}", place.path.display());
-                    // What is wrong with one hierarchy mostly is with all.
-                    if !warnings.iter().any(|known| matches!(known, Warning::NoCgroup { .. })) {
+                    // What is wrong with one hierarchy mostly is with all. A plain user mostly may make no cgroups, and
+                    // wants to know only when they asked for limits.
+                    let matters = rootless::world().is_none() || limits(resources);
+                    if matters && !warnings.iter().any(|known| matches!(known, Warning::NoCgroup { .. })) {
                         warnings.push(Warning::NoCgroup { reason });
                     }
                     continue;
@@ -262,6 +265,14 @@ impl Place {
         }
         Ok(())
     }
+}
+
+/// Whether anything is limited beside devices.
+fn limits(resources: Option<&LinuxResources>) -> bool {
+    let mut others = resources.cloned().unwrap_or_default();
+    others.set_devices(None);
+    others.set_cpu(others.cpu().clone().filter(|cpu| *cpu != LinuxCpu::default()));
+    others != LinuxResources::default()
 }
 
 /// How often and how long to wait until a cgroup is empty: its last process may not be gone altogether.

@@ -268,6 +268,7 @@ fn become_user_and_exec(plan: &Plan, descriptors: &Descriptors, outbox: &mut Out
     match sys::setgroups(&process.groups) {
         // A plain user without helpers may not leave the groups it has.
         Err(libc::EPERM) if process.groups.is_empty() && plan.entry.other_user() => {}
+        Err(libc::EPERM) if process.keeps_groups => {}
         other => other.map_err(Step::User.fails())?,
     }
     sys::setresgid(process.gid).map_err(Step::User.fails())?;

@@ -62,8 +62,13 @@ fn configure_overlay(fs: Fd, plan: &OverlayPlan) -> Result<Fd, i32> {
     }
     sys::fsconfig_string(fs, c"upperdir", &plan.upper)?;
     sys::fsconfig_string(fs, c"workdir", &plan.work)?;
-    for option in [c"index", c"redirect_dir", c"metacopy", c"xino"] {
+    for option in [c"index", c"metacopy", c"xino"] {
         sys::fsconfig_string(fs, option, c"off")?;
+    }
+    // With the one, the other is off and cannot be spoken of.
+    match plan.user_xattr {
+        true => sys::fsconfig_flag(fs, c"userxattr")?,
+        false => sys::fsconfig_string(fs, c"redirect_dir", c"off")?,
     }
     if plan.volatile {
         sys::fsconfig_flag(fs, c"volatile")?;

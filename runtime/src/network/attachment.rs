@@ -2,7 +2,7 @@
 
 use super::bridge::Bridge;
 use super::leases::{self, Holder, Lease};
-use super::links::{self, End, Pair};
+use super::links::{self, End, Pair, PortSwitch};
 use super::netlink::Socket;
 use super::range::Range;
 use super::{NetworkError, failed};
@@ -94,25 +94,26 @@ impl Joined {
         let (index, mtu) = (self.bridge.index, self.bridge.mtu);
         let pair = Pair { bridge: index, mtu, end, inner_name: inner, hardware: self.hardware };
         let outer = links::create_pair(socket, &pair).map_err(failed("make a pair of interfaces"))?;
-        self.settle(&outer).inspect_err(|_| {
+        self.settle(socket, &outer).inspect_err(|_| {
             // What is not known to be anybody's must not stay; that it fails too changes nothing about the error.
             let _ = links::remove(socket, &outer);
         })
     }
 
     /// Sets the outer interface up, and tells the addresses that they are its.
-    fn settle(&mut self, outer: &str) -> Result<(), NetworkError> {
+    fn settle(&mut self, socket: &Socket, outer: &str) -> Result<(), NetworkError> {
         if self.holder.container.is_empty() {
             // A step of a build: nobody looks for it.
             return Ok(());
         }
         // Where bridged packets pass the firewall, what comes from a container to its own published port goes out again
         // where it came in. Both settings are improvements, without which the rest works.
-        let _ = links::set_port(outer, "hairpin_mode");
+        let _ = links::set_port(socket, outer, PortSwitch::Hairpin);
         if self.bridge.isolated {
-            links::set_port(outer, "isolated").map_err(failed("isolate containers from each other"))?;
+            links::set_port(socket, outer, PortSwitch::Isolated)
+                .map_err(failed("isolate containers from each other"))?;
         }
-        self.holder.interface = links::index(outer).map(|index| (outer.to_owned(), index));
+        self.holder.interface = links::index_in(socket, outer).ok().map(|index| (outer.to_owned(), index));
         self.leases.iter().try_for_each(|lease| lease.hand_over(&self.holder))
     }
 }

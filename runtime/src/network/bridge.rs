@@ -4,7 +4,7 @@ use super::links;
 use super::nft::{self, Family};
 use super::range::{self, Range, overlap};
 use super::table::{self, Policy};
-use super::{NetworkError, failed, route_socket};
+use super::{NetworkError, at_bridges, failed, route_socket};
 use ipnet::IpNet;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use std::fmt::Write as _;
@@ -113,9 +113,7 @@ impl Definition {
     /// Reserves the addresses of a new network on this machine, for all homes.
     pub fn reserve(self, state: &Path) -> Result<Reservation, NetworkError> {
         let lock = lock(state)?;
-        for range in self.ranges() {
-            refuse_overlap(state, range.net, &self.bridge)?;
-        }
+        at_bridges(|| self.ranges().try_for_each(|range| refuse_overlap(state, range.net, &self.bridge)))?;
         self.write_about(state)?;
         Ok(Reservation { definition: self, _lock: lock })
     }
@@ -124,7 +122,7 @@ impl Definition {
     pub fn reserve_any(mut self, state: &Path) -> Result<Reservation, NetworkError> {
         let lock = lock(state)?;
         let taken: Vec<IpNet> = known(state).into_iter().flat_map(|(_, about)| about.nets).collect();
-        let net = range::choose_other(&range::routes(), &taken).ok_or(NetworkError::NoSubnet)?;
+        let net = range::choose_other(&at_bridges(|| Ok(range::routes()))?, &taken).ok_or(NetworkError::NoSubnet)?;
         self.ipv4 = Range::of(net.into());
         self.write_about(state)?;
         Ok(Reservation { definition: self, _lock: lock })
@@ -230,7 +228,7 @@ fn open_firewall(netfilter: &super::netlink::Socket, ipv6: bool) -> Result<(), N
 /// Removes a network's bridge, table and state. Who is on it loses it.
 pub fn remove(state: &Path, bridge: &str) -> Result<(), NetworkError> {
     let _lock = lock(state)?;
-    remove_locked(state, bridge)
+    at_bridges(|| remove_locked(state, bridge))
 }
 
 fn remove_locked(state: &Path, bridge: &str) -> Result<(), NetworkError> {

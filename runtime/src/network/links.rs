@@ -4,7 +4,7 @@ use super::netlink::{Messages, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Socket};
 use ipnet::IpNet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The default network's bridge.
@@ -13,6 +13,7 @@ pub(super) const BRIDGE: &str = "slipway0";
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 
@@ -49,14 +50,31 @@ fn link_header(index: u32, up: bool) -> [u8; 16] {
     header
 }
 
-/// Returns the index of an interface of this machine.
+/// Returns the index of an interface in this thread's namespace.
 pub(super) fn index(name: &str) -> Option<u32> {
-    std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?.trim().parse().ok()
+    // SAFETY: the kernel has written this member.
+    ask(name, libc::SIOCGIFINDEX as u32).map(|request| unsafe { request.ifr_ifru.ifru_ifindex } as u32)
 }
 
-/// Returns how large a packet may be on an interface of this machine.
+/// Returns how large a packet may be on an interface in this thread's namespace.
 pub(super) fn mtu(name: &str) -> Option<u32> {
-    std::fs::read_to_string(format!("/sys/class/net/{name}/mtu")).ok()?.trim().parse().ok()
+    // SAFETY: the kernel has written this member.
+    ask(name, libc::SIOCGIFMTU as u32).map(|request| unsafe { request.ifr_ifru.ifru_mtu } as u32)
+}
+
+/// Asks the kernel about an interface. `/sys/class/net` would tell of the namespace in which it was mounted.
+fn ask(name: &str, what: u32) -> Option<libc::ifreq> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    // SAFETY: zeros are a request.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The name ends with a zero.
+    (name.len() < request.ifr_name.len()).then_some(())?;
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = byte as libc::c_char;
+    }
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
+    crate::sys::ioctl(socket.as_raw_fd(), what, &raw mut request as usize).ok()?;
+    Some(request)
 }
 
 /// Returns the index of an interface in the socket's namespace.
@@ -222,9 +240,29 @@ pub(super) fn hardware_address(address: IpAddr) -> [u8; 6] {
     [0x02, 0x42, a, b, c, d]
 }
 
-/// Sets a switch of an interface's port on its bridge.
-pub(super) fn set_port(name: &str, switch: &str) -> io::Result<()> {
-    set(&format!("/sys/class/net/{name}/brport/{switch}"), "1")
+/// A switch of an interface's port on its bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PortSwitch {
+    /// What comes in there may go out there again.
+    Hairpin,
+    /// Nothing passes from there to other ports that are so.
+    Isolated,
+}
+
+/// Turns a switch of an interface's port on its bridge on.
+pub(super) fn set_port(socket: &Socket, name: &str, switch: PortSwitch) -> io::Result<()> {
+    const IFLA_PROTINFO: u16 = 12;
+    let kind = match switch {
+        PortSwitch::Hairpin => 4,
+        PortSwitch::Isolated => 33,
+    };
+    let mut header = link_header(index_in(socket, name)?, false);
+    header[0] = libc::AF_BRIDGE as u8;
+    let mut messages = Messages::default();
+    messages.begin(RTM_SETLINK, NLM_F_ACK, &header).nest(IFLA_PROTINFO, |info| {
+        info.attribute(kind, &[1]);
+    });
+    socket.send(&messages)
 }
 
 /// Writes a value where the kernel keeps a setting, if it is not there already.

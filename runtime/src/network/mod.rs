@@ -21,6 +21,7 @@
 //! | `service.rs` | what runs beside a container on its behalf, on one descriptor |
 //! | `resolver.rs` | names of containers |
 //! | `relay.rs` | connections that are passed on |
+//! | `uplink.rs` | how a plain user's bridges reach the world |
 //!
 //! Bridges and tables are made when they are missing and stay, as docker's do; an address belongs to an interface, which
 //! the kernel removes with the container's namespace.
@@ -39,6 +40,7 @@ mod relay;
 mod resolver;
 mod service;
 mod table;
+pub mod uplink;
 
 pub use attachment::Wishes;
 pub use bridge::{Definition, Reservation, remove};
@@ -51,6 +53,7 @@ pub use service::{Service, Serving};
 
 use crate::child::net::{InterfacePlan, NetworkPlan};
 use crate::pool::Pool;
+use crate::rootless;
 use attachment::{Attachment, Joined};
 use ipnet::IpNet;
 use netlink::Socket;
@@ -227,7 +230,9 @@ impl Network {
     /// Gives the child's network namespace, if it is new, its interface.
     pub(crate) fn attach(&mut self, pid: u32, new_namespace: bool) -> Result<(), NetworkError> {
         match &mut self.kind {
-            Kind::Bridge(joined) if new_namespace => joined.attach(&route_socket()?, links::End::Process(pid), "eth0"),
+            Kind::Bridge(joined) if new_namespace => {
+                at_bridges(|| joined.attach(&route_socket()?, links::End::Process(pid), "eth0"))
+            }
             _ => Ok(()),
         }
     }
@@ -339,9 +344,7 @@ pub fn prepare(mode: Mode) -> Result<Network, NetworkError> {
     match mode {
         Mode::None => Ok(Network::none()),
         Mode::Host => Ok(Network::host()),
-        Mode::Bridge(state) => {
-            Ok(Network::of(Kind::Bridge(Box::new(Joined::take(bridge::ensure_default(&state)?, &Wishes::default())?))))
-        }
+        Mode::Bridge(state) => Ok(Network::of(Kind::Bridge(Box::new(on_default(&state, &Wishes::default())?)))),
     }
 }
 
@@ -356,9 +359,7 @@ pub fn prepare_in(mode: Mode, pool: &Arc<Pool>) -> Result<Network, NetworkError>
     let namespace = match (pool.network(&mode), place) {
         (Some(namespace), _) => namespace,
         (None, None) => Namespace::new(Vec::new(), false)?,
-        (None, Some(state)) => {
-            Namespace::new(vec![Joined::take(bridge::ensure_default(state)?, &Wishes::default())?], false)?
-        }
+        (None, Some(state)) => at_bridges(|| Namespace::new(vec![on_default(state, &Wishes::default())?], false))?,
     };
     Ok(Network::of(Kind::Ready { namespace, pool: Some((pool.clone(), mode)) }))
 }
@@ -369,14 +370,16 @@ pub fn prepare_in(mode: Mode, pool: &Arc<Pool>) -> Result<Network, NetworkError>
 pub fn prepare_places(state: &Path, places: &[Place], servers: &[IpAddr]) -> Result<Network, NetworkError> {
     if let [Place { network: None, wishes }] = places {
         // The one that most containers have is made faster.
-        return Ok(Network::of(Kind::Bridge(Box::new(Joined::take(bridge::ensure_default(state)?, wishes)?))));
-    }
-    let mut taken = Vec::new();
-    for place in places {
-        taken.push(take(state, place)?);
+        return Ok(Network::of(Kind::Bridge(Box::new(on_default(state, wishes)?))));
     }
     let resolves = places.iter().any(|place| place.network.is_some());
-    let mut namespace = Namespace::new(taken, resolves)?;
+    let mut namespace = at_bridges(|| {
+        let mut taken = Vec::new();
+        for place in places {
+            taken.push(take(state, place)?);
+        }
+        Namespace::new(taken, resolves)
+    })?;
     let mut service = None;
     if let Some((udp, tcp)) = namespace.names.take()
         && let Some(first) = places.first()
@@ -389,6 +392,24 @@ pub fn prepare_places(state: &Path, places: &[Place], servers: &[IpAddr]) -> Res
         service = Some(new.map_err(failed("answer questions about names"))?);
     }
     Ok(Network { kind: Kind::Ready { namespace, pool: None }, published: None, service })
+}
+
+/// Takes a place on the default network.
+fn on_default(state: &Path, wishes: &Wishes) -> Result<Joined, NetworkError> {
+    at_bridges(|| Joined::take(bridge::ensure_default(state)?, wishes))
+}
+
+/// Does what has to be done where the bridges are: here for root, and for a plain user in their world's namespace.
+fn at_bridges<T: Send>(work: impl FnOnce() -> Result<T, NetworkError> + Send) -> Result<T, NetworkError> {
+    match rootless::world() {
+        None => work(),
+        Some(world) => namespace::inside(world.network(), work),
+    }
+}
+
+/// Brings the loopback interface of this thread's namespace up.
+pub(crate) fn raise_loopback() -> io::Result<()> {
+    links::up(&Socket::new(None)?, namespace::LOOPBACK)
 }
 
 fn take(state: &Path, Place { network, wishes }: &Place) -> Result<Joined, NetworkError> {
@@ -410,8 +431,7 @@ fn take(state: &Path, Place { network, wishes }: &Place) -> Result<Joined, Netwo
 ///
 /// The place lasts as long as the container's namespace, or until [`disconnect`].
 pub fn connect(state: &Path, namespace: &OwnedFd, place: &Place) -> Result<Attached, NetworkError> {
-    let joined = take(state, place)?;
-    let outside = route_socket()?;
+    let (joined, outside) = at_bridges(|| Ok((take(state, place)?, route_socket()?)))?;
     let attachment = namespace::inside(namespace, || {
         let inside = route_socket()?;
         let is_free = |name: &String| links::index_in(&inside, name).is_err();
@@ -430,12 +450,14 @@ pub fn connect(state: &Path, namespace: &OwnedFd, place: &Place) -> Result<Attac
 
 /// Takes a container's place on a network away; says whether it had one.
 pub fn disconnect(state: &Path, bridge: &str, container: &str) -> Result<bool, NetworkError> {
-    let holders = leases::revoke(&folder_of(state, bridge), container);
-    let socket = route_socket()?;
-    for (interface, _) in holders.iter().filter_map(|holder| holder.interface.as_ref()) {
-        links::remove(&socket, interface).map_err(failed("remove an interface"))?;
-    }
-    Ok(!holders.is_empty())
+    at_bridges(|| {
+        let holders = leases::revoke(&folder_of(state, bridge), container);
+        let socket = route_socket()?;
+        for (interface, _) in holders.iter().filter_map(|holder| holder.interface.as_ref()) {
+            links::remove(&socket, interface).map_err(failed("remove an interface"))?;
+        }
+        Ok(!holders.is_empty())
+    })
 }
 
 /// Somebody on a network.
@@ -454,7 +476,8 @@ pub struct Neighbor {
 /// Returns who is on a network, by its bridge.
 pub fn neighbors(state: &Path, bridge: &str) -> Vec<Neighbor> {
     let mut all: Vec<Neighbor> = Vec::new();
-    let held = leases::held(&folder_of(state, bridge));
+    // Who cannot look sees nobody.
+    let held = at_bridges(|| Ok(leases::held(&folder_of(state, bridge)))).unwrap_or_default();
     for (address, holder) in held.into_iter().filter(|(_, holder)| !holder.container.is_empty()) {
         let known = all.iter().position(|one| one.container == holder.container);
         let place = known.unwrap_or_else(|| {
@@ -473,7 +496,8 @@ pub fn neighbors(state: &Path, bridge: &str) -> Vec<Neighbor> {
 
 /// Returns the range of the default network, if it has one yet.
 pub fn default_range() -> Option<Range> {
-    range::of_interface(&range::routes(), links::BRIDGE).map(|net| Range::of(net.into()))
+    let routes = at_bridges(|| Ok(range::routes())).unwrap_or_default();
+    range::of_interface(&routes, links::BRIDGE).map(|net| Range::of(net.into()))
 }
 
 /// Where this machine keeps who has which address; tests have places of their own.
@@ -506,5 +530,5 @@ pub struct SweptNetworks {
 
 /// Removes what killed processes and removed homes left in `state` and in the kernel.
 pub(crate) fn sweep(state: &Path) -> SweptNetworks {
-    bridge::sweep(state)
+    at_bridges(|| Ok(bridge::sweep(state))).unwrap_or_default()
 }

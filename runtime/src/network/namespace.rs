@@ -57,7 +57,7 @@ impl Namespace {
 }
 
 /// The loopback interface's number in every namespace.
-const LOOPBACK: u32 = 1;
+pub(super) const LOOPBACK: u32 = 1;
 
 /// Gives an interface of this thread's namespace its addresses, and leads to the world through it if none of the others
 /// does.

@@ -3,11 +3,14 @@
 //! The socket keeps everybody else from listening there. The kernel rewrites packets to the port before they would reach
 //! it, so over IPv4 no connection ever does. What still gets there asked for an IPv6 address that the kernel cannot
 //! rewrite to the container's, `[::1]` above all: for those the socket is a listener, and a [`Service`] relays.
+//!
+//! A plain user may rewrite nothing on this machine: all their ports are relayed, into the namespace of their bridges.
 
 use super::nft::{self, PortKey};
 use super::port_mapping::{PortMapping, Protocol};
 use super::service::Service;
 use super::table;
+use crate::rootless;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -27,6 +30,8 @@ pub enum PublishError {
     NoNetwork,
     #[error("{protocol} ports can be published on IPv6 addresses only from a network with IPv6")]
     NoIpv6 { protocol: Protocol },
+    #[error("without root, only TCP ports can be published, and {address} is one of {protocol}")]
+    NotRelayed { address: SocketAddr, protocol: Protocol },
     #[error("cannot lead the port {address} to the container")]
     Rule { address: SocketAddr, source: io::Error },
 }
@@ -106,6 +111,11 @@ fn publish_one(
 ) -> Result<(), PublishError> {
     let &PortMapping { host_address, container_port, protocol, .. } = mapping;
     let first = host_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    let all_relayed = rootless::world().is_some();
+    if all_relayed && protocol != Protocol::Tcp {
+        let address = SocketAddr::from((first, *mapping.host_ports.start()));
+        return Err(PublishError::NotRelayed { address, protocol });
+    }
     let can_ipv6 = protocol == Protocol::Tcp || target.ipv6.is_some();
     if first.is_ipv6() && !can_ipv6 {
         return Err(PublishError::NoIpv6 { protocol });
@@ -123,6 +133,13 @@ fn publish_one(
             // A machine without IPv6.
             Err(_) => {}
         }
+    }
+    if all_relayed {
+        for (socket, host) in all {
+            relayed.push((socket, container_port, host));
+            published.ports.push(PublishedPort { host, container_port, protocol });
+        }
+        return Ok(());
     }
     let rule = |source| PublishError::Rule { address: host, source };
     let netfilter = nft::socket().map_err(rule)?;

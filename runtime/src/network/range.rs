@@ -84,12 +84,12 @@ pub(super) struct Route {
     net: Ipv4Net,
 }
 
-/// Reads this machine's routes.
+/// Reads the routes of this thread's namespace.
 pub(super) fn routes() -> Vec<Route> {
-    parse_routes(&std::fs::read_to_string("/proc/net/route").unwrap_or_default())
+    parse_routes(&std::fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default())
 }
 
-/// Reads the text of `/proc/net/route`.
+/// Reads the text of `/proc/PID/net/route`.
 fn parse_routes(text: &str) -> Vec<Route> {
     let number = |field: Option<&str>| u32::from_str_radix(field?, 16).ok().map(u32::swap_bytes);
     text.lines()

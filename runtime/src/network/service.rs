@@ -237,7 +237,12 @@ impl Service {
     fn connect(&mut self, client: TcpStream, target: SocketAddr, first: &[u8], kind: Relayed) -> io::Result<()> {
         let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+        let open = || socket_with(family, SocketType::STREAM, flags, None);
+        let socket = match kind {
+            // A socket belongs to the namespace in which it was made.
+            Relayed::Port => super::at_bridges(|| Ok(open())).map_err(io::Error::other)??,
+            Relayed::Question { .. } => open()?,
+        };
         match connect(&socket, &target) {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),

@@ -4,6 +4,7 @@ use super::copy_up;
 use super::{c_path, c_string, in_root};
 use crate::cgroups::Cgroups;
 use crate::container::Rootfs;
+use crate::rootless;
 use crate::start_error::StartError;
 use crate::sys;
 use crate::user_namespace::{self, IdMaps};
@@ -26,6 +27,8 @@ pub(crate) struct OverlayPlan {
     pub(crate) upper: CString,
     pub(crate) work: CString,
     pub(crate) volatile: bool,
+    /// Whether marks are in `user` attributes, which who is not the machine's root may set.
+    pub(crate) user_xattr: bool,
     /// For kernels before 6.5: a folder, and mount options with paths relative to it.
     pub(crate) base: CString,
     pub(crate) options: CString,
@@ -68,6 +71,8 @@ pub(super) struct MountContext<'a> {
     pub(super) cgroups: &'a Cgroups,
     /// Whether the child is another user, who may not reach what is mounted.
     pub(super) other_user: bool,
+    /// Whether the container has a network namespace of its own.
+    pub(super) new_network: bool,
     /// Whether the container sees its own cgroup as the top.
     pub(super) new_cgroup_namespace: bool,
 }
@@ -124,7 +129,9 @@ fn plan_overlay(lower: &[PathBuf], upper: &Path, work: &Path, volatile: bool) ->
     options.extend(relative(upper));
     options.extend(b",workdir=");
     options.extend(relative(work));
-    options.extend(b",index=off,redirect_dir=off,metacopy=off,xino=off");
+    let confined = rootless::is_confined();
+    options.extend(b",index=off,metacopy=off,xino=off");
+    options.extend(if confined { b",userxattr".as_slice() } else { b",redirect_dir=off" });
     if volatile {
         options.extend(b",volatile");
     }
@@ -136,6 +143,7 @@ fn plan_overlay(lower: &[PathBuf], upper: &Path, work: &Path, volatile: bool) ->
         upper: c_path(upper)?,
         work: c_path(work)?,
         volatile,
+        user_xattr: confined,
         base: c_path(&base)?,
         options_fit: options.len() < 4096,
         options: c_string(options, "a path")?,
@@ -358,6 +366,27 @@ pub(super) fn plan_mount(
     if bind {
         plans.push(plan_bind(mount, kind, &target, options, maps, context)?);
         return Ok(());
+    }
+    if kind == "sysfs" && rootless::is_confined() && !context.new_network {
+        // It tells of the network, which is the machine's: only its root may mount that anew.
+        let mut bound = mount.clone();
+        bound.set_typ(Some("none".to_owned()));
+        bound.set_source(Some("/sys".into()));
+        let options = Options { bind: true, recursive: true, ..options };
+        plans.push(plan_bind(&bound, "none", &target, options, None, context)?);
+        return Ok(());
+    }
+    let mut options = options;
+    if rootless::is_confined() {
+        match kind {
+            "overlay" => options.data.push((c"userxattr".to_owned(), None)),
+            // A group that is nobody here owns no terminals.
+            "devpts" => options.data.retain(|(key, value)| {
+                let group = value.as_ref().and_then(|value| value.to_str().ok()?.parse().ok());
+                key.as_c_str() != c"gid" || group.is_none_or(rootless::has_group)
+            }),
+            _ => {}
+        }
     }
     let source = mount.source().as_deref().filter(|source| !source.as_os_str().is_empty());
     let kind_of_mount = if options.copy_up && kind == "tmpfs" {

@@ -2,6 +2,7 @@
 
 use super::{c_path, c_string, in_root};
 use crate::capabilities::{self, CapabilitySets};
+use crate::rootless;
 use crate::start_error::{StartError, Warning};
 use crate::sys::SchedulerAttributes;
 use oci_spec::runtime::{
@@ -26,6 +27,8 @@ pub(crate) struct ProcessPlan {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
+    /// Whether the kernel lets nobody here leave a group.
+    pub(crate) keeps_groups: bool,
     pub(crate) umask: u32,
     pub(crate) rlimits: Vec<(u32, libc::rlimit64)>,
     pub(crate) oom_score_adj: Option<Vec<u8>>,
@@ -97,6 +100,7 @@ pub(super) fn plan_process(
         uid: user.uid(),
         gid: user.gid(),
         groups: user.additional_gids().clone().unwrap_or_default(),
+        keeps_groups: rootless::keeps_groups(),
         umask: user.umask().unwrap_or(0o022),
         rlimits,
         oom_score_adj: process.oom_score_adj().map(|score| score.to_string().into_bytes()),

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use layer::rights;
 use layer::{Applied, ApplyOptions, Devices, Follow, NodeKind, Tree, Whiteouts, remove_tree};
 use oci::{Algorithm, Descriptor, DiffId, Digest, Hasher};
 use rustix::fs::{Mode, OFlags, ResolveFlags, XattrFlags};
@@ -168,10 +169,9 @@ fn no_space(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 fn options() -> ApplyOptions {
-    let root = rustix::process::geteuid().is_root();
     ApplyOptions {
-        whiteouts: if root { Whiteouts::Overlay } else { Whiteouts::OverlayUser },
-        chown: root,
+        whiteouts: if rights::is_machine_root() { Whiteouts::Overlay } else { Whiteouts::OverlayUser },
+        chown: rights::gives_owners(),
         devices: Devices::CreateIfPermitted,
         ..ApplyOptions::default()
     }

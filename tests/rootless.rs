@@ -1,0 +1,287 @@
+//! What a plain user can do: build, run, publish, keep, and be told what is missing.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::support::{Ran, SLIPWAY, busybox_tar, eventually, needs, path, run};
+
+/// A user of this machine, with a home and a copy of the program; both go away with it.
+struct User {
+    name: String,
+    uid: u32,
+    gid: u32,
+    folder: TempDir,
+    /// The mode of the device by which networks are connected.
+    tun: u32,
+}
+
+impl User {
+    /// Makes one, with or without further numbers; none when this machine cannot.
+    fn new(with_numbers: bool) -> Option<Self> {
+        if !needs::root() || !needs::tools(&["useradd", "newuidmap", "pasta", "unshare", "setpriv", "mknod"]) {
+            return None;
+        }
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("slw{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let folder = tempfile::Builder::new().prefix("slipway-user-").tempdir().expect("temporary folder");
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        let home = folder.path().join("home");
+        // System accounts have no further numbers.
+        let kind: &[&str] = if with_numbers { &[] } else { &["--system"] };
+        eventually(20, "nobody else makes users", || {
+            let arguments = ["--create-home", "--home-dir", path(&home), "--shell", "/bin/sh", &name];
+            run(Command::new("useradd").args(kind).args(arguments)).code() == 0
+        });
+        let number =
+            |flag: &str| run(Command::new("id").args([flag, &name])).success().trim().parse().expect("a number");
+        let (uid, gid) = (number("-u"), number("-g"));
+        let user = Self { name, uid, gid, folder, tun: 0o666 };
+        for (program, to) in [(Path::new(SLIPWAY), "slipway"), (busybox_tar(), "busybox.tar")] {
+            std::fs::copy(program, user.path(to)).expect("copy");
+        }
+        std::fs::create_dir(user.path("runtime")).expect("mkdir");
+        for name in ["runtime", "home"] {
+            std::os::unix::fs::chown(user.path(name), Some(uid), Some(gid)).expect("chown");
+            std::fs::set_permissions(user.path(name), std::fs::Permissions::from_mode(0o700)).expect("chmod");
+        }
+        Some(user)
+    }
+
+    /// Makes one who has `busybox`.
+    fn with_busybox(with_numbers: bool) -> Option<Self> {
+        let user = Self::new(with_numbers)?;
+        user.slipway(["import", "--change", "CMD [\"sh\"]", path(&user.path("busybox.tar")), "busybox"]).success();
+        Some(user)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Where the user's world is.
+    fn world(&self) -> PathBuf {
+        self.path("runtime/slipway")
+    }
+
+    /// Prepares `slipway` as this user.
+    ///
+    /// The machine's device for networks may be root's alone, so it is covered by one with the mode that the test wants.
+    fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let script = "tun=$1 mode=$2 uid=$3 gid=$4; shift 4
+            if [ -e /dev/net/tun ]; then
+                [ -e $tun ] || mknod $tun c 10 200; chmod $mode $tun; mount --bind $tun /dev/net/tun
+            fi
+            exec setpriv --reuid=$uid --regid=$gid --clear-groups -- \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation=private", "sh", "-ec", script, "sh", path(&self.path("tun"))]);
+        command.args([&format!("{:o}", self.tun), &self.uid.to_string(), &self.gid.to_string()]);
+        command.arg(self.path("slipway")).args(arguments).stdin(Stdio::null());
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.path("home"));
+        command.env("XDG_RUNTIME_DIR", self.path("runtime")).current_dir(self.path("home"));
+        command
+    }
+
+    fn slipway<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ran {
+        run(&mut self.command(arguments))
+    }
+
+    /// Writes a context that has just a Dockerfile.
+    fn context(&self, dockerfile: &str) -> String {
+        let folder = self.path("home/context");
+        std::fs::create_dir_all(&folder).expect("mkdir");
+        std::fs::write(folder.join("Dockerfile"), dockerfile).expect("write");
+        path(&folder).to_owned()
+    }
+
+    /// The port of this machine at which a port of a container is published.
+    fn port(&self, container: &str) -> u16 {
+        let template = "{{range .NetworkSettings.Ports}}{{(index . 0).HostPort}}{{end}}";
+        let text = self.slipway(["inspect", "--type=container", "-f", template, container]).success();
+        text.trim().parse().expect("a port")
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let ids = self.slipway(["ps", "-aq", "--no-trunc"]).stdout();
+        if !ids.is_empty() {
+            self.slipway(["rm", "-f"].into_iter().chain(ids.lines()));
+        }
+        // Nothing of the user's lives on when nobody is in their world any more.
+        for _ in 0..200 {
+            if !self.world().join("keeper").exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        for _ in 0..50 {
+            let removed = run(Command::new("userdel").args(["--force", &self.name]));
+            if removed.code() == 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Asks what is published at a port of this machine.
+fn get(port: u16, path: &str) -> std::io::Result<String> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[test]
+fn a_plain_user_builds_with_many_owners_and_runs_what_was_built() {
+    let Some(user) = User::with_busybox(true) else { return };
+    let context = user.context(
+        "FROM busybox\n\
+         RUN --network=none mkdir /data && echo one >/data/one && chown 33:33 /data/one && mkdir /gone && touch /gone/x\n\
+         RUN --network=none rm -r /gone && mkdir /gone && touch /gone/y\n\
+         COPY --chown=1234:5678 Dockerfile /data/two\n\
+         USER www-data\n",
+    );
+    user.slipway(["build", "-t", "app", &context]).success();
+    let script = "id -u; stat -c %u:%g /data/one /data/two; ls /gone; cat /data/one";
+    let ran = user.slipway(["run", "--rm", "--network=none", "app", "sh", "-c", script]);
+    assert_eq!(ran.success(), "33\n33:33\n1234:5678\ny\none\n");
+
+    let id = user.slipway([
+        "run",
+        "-d",
+        "--name=app-1",
+        "--network=none",
+        "app",
+        "sh",
+        "-c",
+        "trap 'exit 7' TERM; sleep 99 & wait",
+    ]);
+    let id = id.success().trim().to_owned();
+    let in_it = |arguments: &[&str]| user.slipway(["exec"].into_iter().chain(arguments.iter().copied()));
+    assert_eq!(in_it(&["app-1", "id", "-u"]).success(), "33\n");
+    assert_eq!(in_it(&["-u", "0", "app-1", "sh", "-c", "id -u; echo x >/made; chown 9 /made"]).success(), "0\n");
+    in_it(&["app-1", "sh", "-c", "exit 3"]).failure(3);
+    assert!(user.slipway(["ps"]).success().contains(" Up "));
+    assert!(user.slipway(["diff", "app-1"]).success().ends_with("A /made\n"));
+    let top = user.slipway(["top", "app-1"]).success();
+    assert!(top.contains("sleep 99"), "{top}");
+    // The files are the user's, or those of their further numbers; never of somebody else.
+    let made = user.path("home/.local/share/slipway/containers").join(&id).join("fs/upper/made");
+    assert!(std::fs::metadata(made).expect("made").uid() > 65_535);
+    user.slipway(["stop", "app-1"]).success();
+    assert_eq!(user.slipway(["wait", "app-1"]).success(), "7\n");
+    user.slipway(["start", "app-1"]).success();
+    user.slipway(["commit", "app-1", "again"]).success();
+    user.slipway(["rm", "-f", "app-1"]).success();
+    assert_eq!(user.slipway(["run", "--rm", "--network=none", "again", "stat", "-c", "%u", "/made"]).success(), "9\n");
+
+    // What leaves for the machine is the user's.
+    let out = user.path("home/out");
+    user.slipway(["build", "-q", "-o", path(&out), &context]).success();
+    assert_eq!(std::fs::metadata(out.join("data/one")).expect("there").uid(), user.uid);
+}
+
+#[test]
+fn a_plain_user_publishes_ports_and_keeps_data_in_volumes() {
+    let Some(user) = User::with_busybox(true) else { return };
+    let serve = "echo $1 >>/data/index.html; exec httpd -f -p 8080 -h /data";
+    for turn in ["one", "two"] {
+        let flags =
+            ["run", "-d", "--name=web", "-p", "127.0.0.1::8080", "-v", "data:/data", "busybox", "sh", "-c", serve];
+        user.slipway(flags.into_iter().chain(["sh", turn])).success();
+        let port = user.port("web");
+        let mut answer = String::new();
+        eventually(20, "the container answers", || {
+            answer = get(port, "/index.html").unwrap_or_default();
+            answer.contains(turn)
+        });
+        assert!(answer.contains("one"), "{answer}");
+        user.slipway(["stop", "-t", "1", "web"]).success();
+        assert!(get(port, "/").is_err(), "nobody listens any more");
+        user.slipway(["rm", "web"]).success();
+    }
+    user.slipway(["volume", "rm", "data"]).success();
+    let refused = user.slipway(["run", "--rm", "-p", "53:53/udp", "busybox", "true"]).failure(125);
+    assert!(refused.contains("only TCP ports can be published"), "{refused}");
+}
+
+#[test]
+fn a_plain_users_containers_know_each_other_by_name_and_reach_the_world() {
+    let Some(user) = User::with_busybox(true) else { return };
+    user.slipway(["network", "create", "front"]).success();
+    let serve = "mkdir /d; echo hello >/d/index.html; exec httpd -f -p 80 -h /d";
+    let started = user.slipway(["run", "-d", "--name=one", "--network=front", "busybox", "sh", "-c", serve]);
+    assert_eq!(started.stderr(), "", "nothing is lacking");
+    started.success();
+    // Static programs of glibc look names up in files alone.
+    let ask = "for i in 1 2 3 4 5 6 7 8 9; do
+            a=$(nslookup one | tail -n +3 | sed -n 's/^Address: //p' | head -n 1)
+            [ -n \"$a\" ] && wget -qO- http://$a/ && exit
+            sleep 1
+        done; exit 1";
+    assert_eq!(user.slipway(["run", "--rm", "--network=front", "busybox", "sh", "-c", ask]).success(), "hello\n");
+    // A program leads out of the world, and does until the last container has ended.
+    let uplink = std::fs::read_to_string(user.world().join("uplink")).expect("there is a way out");
+    let (pid, _) = uplink.split_once(' ').expect("a number and a time");
+    assert!(Path::new("/proc").join(pid).exists());
+    user.slipway(["rm", "-f", "one"]).success();
+    user.slipway(["network", "rm", "front"]).success();
+    eventually(20, "the world ends", || !user.world().join("keeper").exists());
+    eventually(20, "the way out ends", || !crate::support::is_alive(pid.parse().expect("a number")));
+}
+
+#[test]
+fn a_plain_user_is_told_what_networks_need() {
+    let Some(mut user) = User::with_busybox(true) else { return };
+    user.tun = 0o600;
+    let ran = user.slipway(["run", "--rm", "busybox", "true"]);
+    let said = ran.stderr();
+    ran.success();
+    assert!(said.contains("the container is on this machine's own network") && said.contains("/dev/net/tun"), "{said}");
+    let ran = user.slipway([
+        "run",
+        "-d",
+        "--name=web",
+        "-p",
+        "127.0.0.1::80",
+        "busybox",
+        "httpd",
+        "-f",
+        "-p",
+        "80",
+        "-h",
+        "/etc",
+    ]);
+    let said = ran.stderr();
+    ran.success();
+    assert!(said.contains("reaches nothing outside of its networks"), "{said}");
+    let port = user.port("web");
+    eventually(20, "it is published all the same", || get(port, "/passwd").is_ok_and(|text| text.contains("root:")));
+    let context = user.context("FROM busybox\nRUN echo made >/made\n");
+    let built = user.slipway(["build", "-t", "app", &context]);
+    let said = built.stderr();
+    built.success();
+    assert!(said.contains("warning: steps ran on this machine's own network"), "{said}");
+}
+
+#[test]
+fn a_user_without_further_numbers_is_root_alone_and_told_so() {
+    let Some(user) = User::with_busybox(false) else { return };
+    let context = user.context("FROM busybox\nRUN --network=none echo x >/x\nCOPY --chown=33 Dockerfile /\n");
+    let built = user.slipway(["build", "-t", "app", &context]);
+    let said = built.stderr();
+    built.success();
+    let lacking = format!("`/etc/subuid` has no line such as `{}:100000:65536`", user.name);
+    assert!(said.contains(&lacking), "{said}");
+    let ran =
+        user.slipway(["run", "--rm", "--network=none", "app", "sh", "-c", "id -u; stat -c %u /Dockerfile; cat /x"]);
+    assert_eq!(ran.success(), "0\n0\nx\n");
+}
