@@ -13,8 +13,16 @@ use rustix::io::Errno;
 ///
 /// Symlinks are removed, never followed. Depth does not matter: a folder that is not empty is first moved up to
 /// the top, so there is neither recursion nor more than two open folders. Folders without permissions are given
-/// some.
+/// some. Several processes may remove the same folder; for each it is gone afterwards.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
+    const OTHERS: u32 = 1000;
+    for _ in 0..OTHERS {
+        match remove_tree_at(rustix::fs::CWD, path) {
+            // Another one is at it, too: what vanished or came up meanwhile is its doing.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
+            other => return other,
+        }
+    }
     remove_tree_at(rustix::fs::CWD, path)
 }
 
@@ -116,6 +124,25 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+
+    #[test]
+    fn several_may_remove_the_same_folder() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        for round in 0..30 {
+            let tree = folder.path().join(round.to_string());
+            for outer in 0..10 {
+                fs::create_dir_all(tree.join(format!("{outer}/x/y/z"))).expect("made");
+                fs::File::create(tree.join(format!("{outer}/x/file"))).expect("made");
+            }
+            std::thread::scope(|scope| {
+                let removing: Vec<_> = (0..4).map(|_| scope.spawn(|| remove_tree(&tree))).collect();
+                for one in removing {
+                    one.join().expect("no panic").expect("removed");
+                    assert!(!tree.exists());
+                }
+            });
+        }
+    }
 
     #[test]
     fn symlinks_are_removed_and_their_targets_stay() {

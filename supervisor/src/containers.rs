@@ -116,8 +116,16 @@ impl Containers {
     pub fn begin(&self, id: &str) -> Result<NewContainer, ContainerError> {
         let folder = self.layout.containers().join(format!("{NEW}{id}"));
         make_folder(&self.layout.containers(), 0o711)?;
-        make_folder(&folder, 0o710)?;
-        let lock = lock(&folder.join("lock"))?;
+        let lock = loop {
+            make_folder(&folder, 0o710)?;
+            // Who sweeps may be faster than the lock, and takes the folder for one of somebody who was killed.
+            match lock(&folder.join("lock")) {
+                Ok(lock) if is_at(&lock, &folder.join("lock")) => break lock,
+                Err(ContainerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        };
         for (name, mode) in [("fs", 0o710), ("fs/upper", 0o755), ("fs/work", 0o755)] {
             make_folder(&folder.join(name), mode)?;
         }
@@ -209,9 +217,11 @@ impl Containers {
             let name = entry.file_name().to_string_lossy().into_owned();
             if is_id(&name) {
                 ids.push(name);
-            } else if name.starts_with(GONE) || (name.starts_with(NEW) && is_abandoned(&entry.path())) {
+            } else if name.starts_with(GONE) {
                 // What resists is swept by the next one.
                 let _: io::Result<()> = layer::remove_tree(&entry.path());
+            } else if name.starts_with(NEW) {
+                sweep_half_made(&entry.path());
             }
         }
         Ok(ids)
@@ -517,18 +527,34 @@ pub fn is_name(text: &str) -> bool {
     (2..=200).contains(&text.len()) && text.as_bytes()[0].is_ascii_alphanumeric() && text.bytes().all(rest)
 }
 
-/// Tells whether whoever made a container is dead.
-fn is_abandoned(folder: &Path) -> bool {
-    let path = folder.join("lock");
-    match OpenOptions::new().read(true).write(true).open(&path) {
-        Ok(file) => rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok(),
+/// Removes a folder of a container that nobody makes any more.
+fn sweep_half_made(folder: &Path) {
+    // Held to the end: whoever is about to make it begins anew then.
+    let _held = match OpenOptions::new().read(true).write(true).open(folder.join("lock")) {
+        Ok(file) => match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Some(file),
+            Err(_) => return,
+        },
         // Killed between the two, or not that far yet.
         Err(_) => {
-            let age =
-                fs::metadata(folder).and_then(|metadata| metadata.modified()).ok().and_then(|at| at.elapsed().ok());
-            age.is_some_and(|age| age > Duration::from_secs(60))
+            let changed = fs::metadata(folder).and_then(|metadata| metadata.modified());
+            let age = changed.ok().and_then(|at| at.elapsed().ok());
+            if age.is_none_or(|age| age < Duration::from_secs(60)) {
+                return;
+            }
+            None
         }
-    }
+    };
+    // What resists is swept by the next one.
+    let _: io::Result<()> = layer::remove_tree(folder);
+}
+
+/// Whether an open file is still the one at a path.
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |found: io::Result<fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+    let own = identity(file.metadata());
+    own.is_some() && own == identity(fs::metadata(path))
 }
 
 pub(crate) fn make_folder(path: &Path, mode: u32) -> Result<(), ContainerError> {
