@@ -231,6 +231,26 @@ fn containers_know_each_other_by_name_also_after_a_restart_and_strangers_do_not(
     eventually(20, "it is where it was", || get(&env, &back, "moved") == "web\n");
 }
 
+#[test]
+fn who_left_the_last_network_is_on_none() {
+    let Some(env) = TestEnv::for_containers() else { return };
+    let mut networks = Networks::new(&env);
+    let front = networks.create("front", &[]);
+    env.slipway(["run", "-d", "--name=web", "busybox", "sleep", "99"]).success();
+    env.slipway(["network", "disconnect", "bridge", "web"]).success();
+    let interfaces = || env.slipway(["exec", "web", "ls", "/sys/class/net"]).success();
+    assert_eq!(interfaces(), "lo\n");
+    assert!(env.slipway(["network", "disconnect", "bridge", "web"]).failure(1).contains("is not connected"));
+    // It stays so until somebody connects it.
+    env.slipway(["restart", "-t", "0", "web"]).success();
+    assert_eq!(interfaces(), "lo\n");
+    env.slipway(["network", "connect", &front, "web"]).success();
+    env.slipway(["restart", "-t", "0", "web"]).success();
+    assert_eq!(interfaces(), "eth0\nlo\n");
+    assert_eq!(env.look("web", "{{range $name, $one := .NetworkSettings.Networks}}{{$name}} {{end}}"), front);
+    env.slipway(["rm", "-f", "web"]).success();
+}
+
 /// A port that is free, and that nobody else gets who asks for any while nobody holds it.
 fn lasting_port() -> u16 {
     let picked = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();

@@ -102,6 +102,9 @@ pub fn prepare(record: &Record, all: &Containers, now: Timestamp) -> Result<Prep
         NetworkMode::Networks => {
             let endpoints = endpoints(record);
             let is_default = |endpoint: &Endpoint| is_default(&endpoint.network);
+            if endpoints.is_empty() {
+                return Ok(ready(Network::none()));
+            }
             let all_default = endpoints.iter().all(is_default);
             if !rustix::process::geteuid().is_root() {
                 // Only root makes bridges: as for builds, the machine's own network is better than none.
@@ -138,6 +141,7 @@ pub fn is_default(network: &str) -> bool {
 /// What a container is attached to, in order.
 fn endpoints(record: &Record) -> Vec<Endpoint> {
     match record.networks.as_slice() {
+        [] if record.networkless => Vec::new(),
         [] => vec![Endpoint { network: record.host_config.network_mode.clone(), ..Endpoint::default() }],
         endpoints => endpoints.to_vec(),
     }

@@ -35,6 +35,9 @@ pub struct Record {
     pub mounts: Vec<Mount>,
     /// What it is attached to at each start, in order; none for `host`, `none` and `container:…`.
     pub networks: Vec<Endpoint>,
+    /// It was taken off the last one: there are none, instead of the one that it was made with.
+    #[serde(default)]
+    pub networkless: bool,
 }
 
 /// Something that is mounted into a container at each start.

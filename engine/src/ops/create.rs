@@ -191,6 +191,7 @@ fn make(store: &Store, image: &Image, options: CreateOptions) -> Result<Containe
         host_config,
         mounts: made.mounts().to_vec(),
         networks,
+        networkless: false,
     };
     if name.is_none() {
         record.name = names::free(&all, &record.id);

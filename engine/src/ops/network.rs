@@ -190,11 +190,12 @@ pub async fn connect(
         };
         let changed = container.change_record(|record| {
             // What it gets when it asks for nothing is not forgotten when it asks for more.
-            if record.networks.is_empty() {
+            if record.networks.is_empty() && !record.networkless {
                 let network = record.host_config.network_mode.clone();
                 record.networks.push(Endpoint { network, ..Endpoint::default() });
             }
             record.networks.push(endpoint);
+            record.networkless = false;
         });
         if let Err(error) = changed {
             runtime::network::disconnect(&network_state(), &network.bridge(), container.id())?;
@@ -229,7 +230,8 @@ fn refuse(container: &Container, network: &NetworkRecord) -> Result<(), NetworkE
 /// What a container is attached to at each start.
 fn names(container: &Container) -> impl Iterator<Item = &str> {
     let record = &container.record;
-    let default = record.networks.is_empty().then_some(record.host_config.network_mode.as_str());
+    let default =
+        (record.networks.is_empty() && !record.networkless).then_some(record.host_config.network_mode.as_str());
     record.networks.iter().map(|endpoint| endpoint.network.as_str()).chain(default)
 }
 
@@ -253,7 +255,10 @@ pub async fn disconnect(engine: &Engine, network: String, container: String) -> 
             let container = container.record.name;
             return Err(NetworkError::NotConnected { container, network: network.name });
         }
-        container.change_record(|record| record.networks.retain(|one| !is_same(&one.network, &network)))?;
+        container.change_record(|record| {
+            record.networks.retain(|one| !is_same(&one.network, &network));
+            record.networkless = record.networks.is_empty();
+        })?;
         container.change(|state| {
             state.networks.remove(&network.name);
         })?;

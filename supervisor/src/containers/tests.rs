@@ -26,6 +26,7 @@ fn record(id: &str, name: &str) -> Record {
         host_config: crate::config::HostConfig::default(),
         mounts: Vec::new(),
         networks: Vec::new(),
+        networkless: false,
     }
 }
 
