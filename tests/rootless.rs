@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::support::{Ran, SLIPWAY, busybox_tar, eventually, needs, path, run};
 
 /// A user of this machine, with a home and a copy of the program; both go away with it.
-struct User {
+pub struct User {
     name: String,
     uid: u32,
     gid: u32,
@@ -23,7 +23,7 @@ struct User {
 
 impl User {
     /// Makes one, with or without further numbers; none when this machine cannot.
-    fn new(with_numbers: bool) -> Option<Self> {
+    pub fn new(with_numbers: bool) -> Option<Self> {
         if !needs::root() || !needs::tools(&["useradd", "newuidmap", "pasta", "unshare", "setpriv", "mknod"]) {
             return None;
         }
@@ -60,7 +60,7 @@ impl User {
         Some(user)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -87,7 +87,7 @@ impl User {
         command
     }
 
-    fn slipway<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ran {
+    pub fn slipway<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ran {
         run(&mut self.command(arguments))
     }
 
@@ -284,4 +284,17 @@ fn a_user_without_further_numbers_is_root_alone_and_told_so() {
     let ran =
         user.slipway(["run", "--rm", "--network=none", "app", "sh", "-c", "id -u; stat -c %u /Dockerfile; cat /x"]);
     assert_eq!(ran.success(), "0\n0\nx\n");
+}
+
+#[test]
+fn containers_end_with_the_keeper_of_their_world_and_the_next_one_finds_another() {
+    let Some(user) = User::with_busybox(true) else { return };
+    let flags = ["--network=none", "--restart=always", "busybox", "sleep", "99"];
+    user.slipway(["run", "-d", "--name=lives"].into_iter().chain(flags)).success();
+    let keeper = std::fs::read_to_string(user.world().join("keeper")).expect("there is a keeper");
+    let (pid, _) = keeper.split_once(' ').expect("a number and a time");
+    crate::support::send(pid.parse().expect("a number"), rustix::process::Signal::KILL);
+    eventually(20, "it has ended", || user.slipway(["ps", "-a"]).success().contains("Exited (137)"));
+    user.slipway(["start", "lives"]).success();
+    assert_eq!(user.slipway(["exec", "lives", "echo", "there"]).success(), "there\n");
 }

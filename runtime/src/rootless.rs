@@ -23,7 +23,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -51,6 +51,7 @@ pub struct World {
     folder: PathBuf,
     notice: Option<String>,
     network: OwnedFd,
+    keeper: OwnedFd,
     /// Keeps the keeper.
     _user: OwnedFd,
 }
@@ -71,6 +72,11 @@ impl World {
     /// Where addresses are kept.
     pub fn network_state(&self) -> PathBuf {
         self.folder.join("network")
+    }
+
+    /// A handle of the keeper, which is readable when it was killed: then nobody who comes later finds this world.
+    pub fn keeper(&self) -> BorrowedFd<'_> {
+        self.keeper.as_fd()
     }
 
     /// The namespace that the bridges are in.
@@ -165,7 +171,7 @@ pub fn enter(folder_of: impl FnOnce(u32) -> PathBuf) -> Result<(), WorldError> {
     let network = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let network = network.map_err(|error| WorldError::Enter(error.into()))?;
     // Nobody else is here to set it first.
-    let _ = WORLD.set(World { folder, notice: keeper.notice, network, _user: user });
+    let _ = WORLD.set(World { folder, notice: keeper.notice, network, keeper: keeper.handle, _user: user });
     Ok(())
 }
 

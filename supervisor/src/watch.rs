@@ -119,8 +119,19 @@ fn take_standard_streams() -> io::Result<(File, File)> {
 }
 
 /// Leaves the command's session, and lets it go on.
+///
+/// Signals that ask a program to end are held back for ever: with this process its container would be killed, and nobody
+/// could tell how it ended. Who wants that asks the container.
 fn become_daemon() -> io::Result<()> {
     rustix::process::setsid()?;
+    // SAFETY: the set lives on this stack; zeros are a valid one.
+    unsafe {
+        let mut held: libc::sigset_t = std::mem::zeroed();
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2] {
+            libc::sigaddset(&raw mut held, signal);
+        }
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const held, std::ptr::null_mut());
+    }
     // SAFETY: this process has one thread.
     match unsafe { libc::fork() } {
         -1 => return Err(io::Error::last_os_error()),
@@ -143,6 +154,8 @@ struct Watch {
     restart_at: Option<Instant>,
     delay: Duration,
     size: Option<Size>,
+    /// Whether the keeper of a plain user's world was killed.
+    stranded: bool,
     /// Held to the end of this process.
     _claim: File,
 }
@@ -167,6 +180,7 @@ enum Source {
     Client(usize),
     Checker,
     Network,
+    Keeper,
 }
 
 impl Watch {
@@ -186,6 +200,7 @@ impl Watch {
             restart_at: None,
             delay: DELAYS.0,
             size: None,
+            stranded: false,
             _claim: claim,
         })
     }
@@ -285,6 +300,7 @@ impl Watch {
                 Source::Stdout => self.output(false),
                 Source::Stderr => self.output(true),
                 Source::Checker => {}
+                Source::Keeper => self.strand(),
                 Source::Network => {
                     let service = self.live.as_mut().map(|live| &mut live.service);
                     // One that fails as a whole would fail again at once: the container goes on without.
@@ -335,6 +351,12 @@ impl Watch {
                 sources.push(Source::Checker);
                 fds.push(PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
             }
+        }
+        if let Some(world) = runtime::rootless::world()
+            && !self.stranded
+        {
+            sources.push(Source::Keeper);
+            fds.push(PollFd::from_borrowed_fd(world.keeper(), PollFlags::IN));
         }
         let input_is_full = self.live.as_ref().is_some_and(|live| live.streams.is_full());
         for (index, client) in self.clients.all().iter().enumerate() {
@@ -402,6 +424,18 @@ impl Watch {
             self.finish(|_| {});
             self.part(&exited);
         }
+    }
+
+    /// Ends the container, because no later command could signal or join it.
+    fn strand(&mut self) {
+        self.stranded = true;
+        // A container that was removed ends all the same.
+        let _: Result<State, ContainerError> = self.container.change(|state| state.stop_asked = true);
+        if let Some(live) = &self.live {
+            // It fails when it has ended already.
+            let _: io::Result<()> = live.container.kill(libc::SIGKILL);
+        }
+        self.look();
     }
 
     /// The input ends with the one who fed it, if it was asked to.
