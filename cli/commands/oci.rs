@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// How errors are written there
     #[arg(long, value_name = "FORMAT", default_value = "text", hide_possible_values = true, global = true)]
     log_format: LogFormat,
-    /// Taken for other runtimes' sake: cgroups are always made by this program
+    /// Taken for other runtimes' sake: cgroups are always made by this program, which warns that they are
     #[arg(long, global = true)]
     systemd_cgroup: bool,
     /// Taken for other runtimes' sake
@@ -321,6 +321,12 @@ fn run_verb(args: Args) -> anyhow::Result<ExitCode> {
         restart_sealed(&arguments).context("cannot protect this program from containers")?;
     }
     let log = args.log.map(|path| (path, args.log_format));
+    if args.systemd_cgroup && matches!(args.verb, Verb::Create { .. } | Verb::Run { .. }) {
+        warn_of(
+            "--systemd-cgroup: the container's cgroup is made by this program, and systemd does not know it",
+            log.as_ref(),
+        );
+    }
     let warn = |warnings: &[Warning]| warn(warnings, log.as_ref());
     let root = args.root.unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT));
     let bundles = Bundles::new(&root);
@@ -394,12 +400,14 @@ fn check_descriptors(count: u32) -> anyhow::Result<()> {
 
 /// Tells warnings to the log, if there is one: what is on standard error looks as if the container said it.
 fn warn(warnings: &[Warning], log: Option<&(PathBuf, LogFormat)>) {
-    for warning in warnings {
-        match log {
-            // As for errors.
-            Some((path, format)) => drop(write_log(path, *format, "warning", &warning.to_string())),
-            None => terminal::note(&format!("warning: {warning}")),
-        }
+    warnings.iter().for_each(|warning| warn_of(&warning.to_string(), log));
+}
+
+fn warn_of(warning: &str, log: Option<&(PathBuf, LogFormat)>) {
+    match log {
+        // As for errors.
+        Some((path, format)) => drop(write_log(path, *format, "warning", warning)),
+        None => terminal::note(&format!("warning: {warning}")),
     }
 }
 

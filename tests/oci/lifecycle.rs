@@ -330,3 +330,16 @@ fn the_seccomp_agent_gets_the_listener() {
     assert_eq!(text["pid"], bundle.state()["pid"]);
     assert_eq!(text["state"]["id"], bundle.id.as_str());
 }
+
+#[test]
+fn who_asks_for_systemds_cgroups_is_told_that_there_are_none() {
+    needs_root_and!();
+    let bundle = Bundle::new();
+    bundle.write(&spec(&["/bin/true"]));
+    let (flag, warning) = ("--systemd-cgroup", "--systemd-cgroup: the container's cgroup is made by this program");
+    let output = bundle.run("slipway", &[flag, "create", "--bundle", ".", &bundle.id]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains(warning), "{said}");
+    let output = bundle.run("slipway", &[flag, "delete", "--force", &bundle.id]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
