@@ -197,3 +197,15 @@ fn limits_hold() {
     let hungry = run(&["-m", "16m", "busybox", "sh", "-c", "x=a; while true; do x=$x$x; done"]);
     assert_eq!(hungry.code(), 137, "{}", hungry.stderr());
 }
+
+#[test]
+fn a_container_has_the_domain_the_hardware_address_and_the_soft_limits_that_were_asked_for() {
+    let Some(env) = TestEnv::for_containers() else { return };
+    let flags = ["--domainname=example.org", "--memory=64m", "--memory-reservation=32m", "--cpuset-mems=0"];
+    let script = "cat /proc/sys/kernel/domainname /sys/class/net/eth0/address; \
+        cat /sys/fs/cgroup/memory/memory.soft_limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.low; \
+        cat /sys/fs/cgroup/cpuset/cpuset.mems 2>/dev/null || cat /sys/fs/cgroup/cpuset.mems";
+    let program = ["--mac-address=02:42:ac:11:77:02", "busybox", "sh", "-c", script];
+    let ran = env.slipway(["run", "--rm"].into_iter().chain(flags).chain(program));
+    assert_eq!(ran.success(), "example.org\n02:42:ac:11:77:02\n33554432\n0\n");
+}

@@ -370,14 +370,7 @@ fn health(args: &ContainerArgs) -> anyhow::Result<Option<HealthConfig>> {
 
 fn host_config(args: &ContainerArgs) -> anyhow::Result<HostConfig> {
     // Better no container than one that is not what was asked for.
-    for (given, flag) in [
-        (args.init, "--init"),
-        (args.domainname.is_some(), "--domainname"),
-        (args.memory_reservation.is_some(), "--memory-reservation"),
-        (args.cpuset_mems.is_some(), "--cpuset-mems"),
-    ] {
-        anyhow::ensure!(!given, "{flag} is not supported yet");
-    }
+    anyhow::ensure!(!args.init, "--init is not supported yet");
     let some = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
     let mut host = HostConfig {
         auto_remove: args.rm,
@@ -510,6 +503,10 @@ fn limits(args: &ContainerArgs, host: &mut HostConfig) -> anyhow::Result<()> {
         host.memory_swap = memory_swap(text, host.memory)?;
     }
     host.memory_reservation = i64::try_from(args.memory_reservation.unwrap_or_default()).unwrap_or(i64::MAX);
+    anyhow::ensure!(
+        host.memory == 0 || host.memory_reservation <= host.memory,
+        "Minimum memory limit can not be less than memory reservation limit, see usage"
+    );
     if let Some(cpus) = args.cpus.filter(|&cpus| cpus != 0.0) {
         host.nano_cpus = nano_cpus(cpus)?;
     }

@@ -94,6 +94,8 @@ pub struct SpecOptions {
     pub user: UserIds,
     /// The name of the machine that the program sees.
     pub hostname: String,
+    /// The domain of that machine.
+    pub domainname: String,
     /// Whether it gets a terminal.
     pub terminal: bool,
     /// Whether `/` is read-only.
@@ -120,12 +122,16 @@ pub struct SpecOptions {
     pub memory: Option<i64>,
     /// Bytes of memory and swap; -1 is no limit; by default twice the memory.
     pub memory_swap: Option<i64>,
+    /// Bytes of memory that are left to it when memory runs short.
+    pub memory_reservation: Option<i64>,
     /// How many processors' time, in billionths.
     pub nano_cpus: Option<i64>,
     /// Weight against others, 1024 by default.
     pub cpu_shares: Option<u64>,
     /// Which processors, such as `0-2,4`.
     pub cpuset_cpus: Option<String>,
+    /// Which memory nodes.
+    pub cpuset_mems: Option<String>,
     /// How many processes and threads.
     pub pids_limit: Option<i64>,
     /// -1000 (never killed) to 1000 (killed first) when memory runs out.
@@ -142,6 +148,7 @@ impl Default for SpecOptions {
             cwd: "/".to_owned(),
             user: UserIds::default(),
             hostname: String::new(),
+            domainname: String::new(),
             terminal: false,
             read_only: false,
             privileged: false,
@@ -155,9 +162,11 @@ impl Default for SpecOptions {
             ulimits: Vec::new(),
             memory: None,
             memory_swap: None,
+            memory_reservation: None,
             nano_cpus: None,
             cpu_shares: None,
             cpuset_cpus: None,
+            cpuset_mems: None,
             pids_limit: None,
             oom_score_adj: None,
             sysctls: Vec::new(),
@@ -262,6 +271,7 @@ pub fn default_spec(options: &SpecOptions) -> Result<Spec, SpecError> {
     spec.set_version("1.2.0".to_owned());
     spec.set_root(Some(root));
     spec.set_hostname(Some(options.hostname.clone()));
+    spec.set_domainname(Some(options.domainname.clone()).filter(|name| !name.is_empty()));
     spec.set_mounts(Some(mounts));
     spec.set_process(Some(process(options, capabilities)?));
     spec.set_linux(Some(linux));
@@ -451,8 +461,9 @@ const CPU_PERIOD: u64 = 100_000;
 fn resources(options: &SpecOptions) -> LinuxResources {
     let mut resources = LinuxResources::default();
     resources.set_devices(Some(device_rules(options.privileged)));
-    if options.memory.is_some() || options.memory_swap.is_some() {
+    if [options.memory, options.memory_swap, options.memory_reservation].iter().any(Option::is_some) {
         let mut memory = LinuxMemory::default();
+        memory.set_reservation(options.memory_reservation);
         memory.set_limit(options.memory);
         memory.set_swap(options.memory_swap.or(options.memory.map(|limit| limit.saturating_mul(2))));
         resources.set_memory(Some(memory));
@@ -460,6 +471,7 @@ fn resources(options: &SpecOptions) -> LinuxResources {
     let mut cpu = LinuxCpu::default();
     cpu.set_shares(options.cpu_shares);
     cpu.set_cpus(options.cpuset_cpus.clone());
+    cpu.set_mems(options.cpuset_mems.clone());
     if let Some(nano_cpus) = options.nano_cpus {
         cpu.set_period(Some(CPU_PERIOD));
         cpu.set_quota(Some(nano_cpus / (1_000_000_000 / CPU_PERIOD as i64)));

@@ -120,9 +120,11 @@ fn resources(host: &HostConfig) -> Result<LinuxResources, UpdateError> {
         args: vec!["true".into()],
         memory: positive(host.memory),
         memory_swap: Some(host.memory_swap).filter(|&swap| swap != 0),
+        memory_reservation: positive(host.memory_reservation),
         nano_cpus: positive(host.nano_cpus),
         cpu_shares: u64::try_from(host.cpu_shares).ok().filter(|&shares| shares > 0),
         cpuset_cpus: text(&host.cpuset_cpus),
+        cpuset_mems: text(&host.cpuset_mems),
         pids_limit: host.pids_limit,
         ..SpecOptions::default()
     })?;
