@@ -90,6 +90,7 @@ pub(crate) enum Command {
     Stop(commands::stop::Args),
     Kill(commands::kill::Args),
     Wait(commands::wait::Args),
+    Port(commands::port::Args),
     Ps(commands::ps::Args),
     Logs(commands::logs::Args),
     Attach(commands::attach::Args),
@@ -129,5 +130,7 @@ pub(crate) enum Command {
     Debug(commands::debug::Args),
     Network(commands::network::Args),
     Volume(commands::volume::Args),
+    Info(commands::info::Args),
+    System(commands::system::Args),
     Oci(commands::oci::Args),
 }

@@ -30,6 +30,7 @@ enum What {
     #[command(visible_aliases = ["list", "ps"])]
     Ls(super::ps::Args),
     Pause(super::pause::Args),
+    Port(super::port::Args),
     Prune(PruneArgs),
     Rename(super::rename::Args),
     Restart(super::restart::Args),
@@ -70,6 +71,7 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
         What::Logs(args) => super::logs::run(args, session),
         What::Ls(args) => super::ps::run(args, session),
         What::Pause(args) => super::pause::run(args, session),
+        What::Port(args) => super::port::run(args, session),
         What::Prune(args) => prune(&args, session),
         What::Rename(args) => super::rename::run(args, session),
         What::Restart(args) => super::restart::run(args, session),

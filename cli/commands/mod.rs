@@ -23,6 +23,7 @@ pub(crate) mod export;
 pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod import;
+pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod load;
@@ -32,6 +33,7 @@ pub(crate) mod logs;
 pub(crate) mod network;
 pub(crate) mod oci;
 pub(crate) mod pause;
+pub(crate) mod port;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
@@ -47,6 +49,7 @@ pub(crate) mod serve;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
+pub(crate) mod system;
 pub(crate) mod tag;
 pub(crate) mod top;
 pub(crate) mod unpause;
@@ -116,6 +119,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Create(args) => create::run(*args, &session),
         Command::Start(args) => start::run(args, &session),
         Command::Stop(args) => stop::run(args, &session),
+        Command::Info(args) => info::run(args, &session),
+        Command::System(args) => system::run(args, &session),
+        Command::Port(args) => port::run(args, &session),
         Command::Kill(args) => kill::run(args, &session),
         Command::Wait(args) => wait::run(args, &session),
         Command::Ps(args) => ps::run(args, &session),

@@ -17,6 +17,7 @@
 //! start_error.rs why it did not start
 //! mount_point.rs what was made only to be mounted on goes away again
 //! pool.rs        what an ended container of a build leaves for the next one
+//! machine.rs     what this machine lets containers have
 //! network/       none, host or a bridge with addresses and NAT; published ports
 //! owner.rs       whose something is, told by its name
 //! sealed.rs      this program where no container can write to it
@@ -34,6 +35,7 @@ mod child;
 mod container;
 pub mod etc_files;
 mod exec;
+pub mod machine;
 mod mount_point;
 pub mod network;
 mod owner;
@@ -50,7 +52,7 @@ mod sweep;
 mod sys;
 mod user_namespace;
 
-pub use cgroups::CgroupFolders;
+pub use cgroups::{CgroupFolders, CgroupHierarchy};
 pub use container::{
     Container, ContainerConfig, Controls, ExitStatus, Launched, Rootfs, RunError, WaitError, launch_in_pool, start,
     start_in_pool,

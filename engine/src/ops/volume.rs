@@ -77,6 +77,18 @@ pub async fn list(engine: &Engine, filters: Vec<(String, String)>) -> Result<Vec
     .await
 }
 
+/// Returns all volumes, with how many bytes each takes.
+///
+/// # Errors
+///
+/// When a record cannot be read.
+pub async fn sizes(engine: &Engine) -> Result<Vec<(Volume, u64)>, ListVolumesError> {
+    let all = list(engine, Vec::new()).await?;
+    let sized =
+        move || all.into_iter().map(|volume| (size(&volume.mountpoint), volume)).map(|(size, volume)| (volume, size));
+    Ok(store::blocking::run(move || sized().collect()).await)
+}
+
 /// Describes a volume.
 ///
 /// # Errors

@@ -46,6 +46,36 @@ struct Place {
     hierarchy: Hierarchy,
 }
 
+/// A cgroup hierarchy of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupHierarchy {
+    /// 1 or 2.
+    pub version: u32,
+    /// What it limits.
+    pub controllers: Vec<String>,
+    /// Where containers' cgroups are made.
+    pub base: PathBuf,
+    /// Whether this process may make them.
+    pub writable: bool,
+}
+
+/// The hierarchies that containers are put into.
+pub(crate) fn hierarchies() -> Vec<CgroupHierarchy> {
+    let describe = |hierarchy: Hierarchy| {
+        // Without the slash that an empty path leaves at the end.
+        let base: PathBuf = hierarchy.base(None).components().collect();
+        let access =
+            rustix::fs::accessat(rustix::fs::CWD, &base, rustix::fs::Access::WRITE_OK, rustix::fs::AtFlags::EACCESS);
+        CgroupHierarchy {
+            version: if hierarchy.version == Version::One { 1 } else { 2 },
+            controllers: hierarchy.controllers,
+            base,
+            writable: access.is_ok(),
+        }
+    };
+    hierarchy::of_this_process(&hierarchy::USUAL).into_iter().map(describe).collect()
+}
+
 /// A folder that shows the container its own cgroup.
 #[derive(Debug)]
 pub(crate) struct View {

@@ -407,6 +407,14 @@ fn at_bridges<T: Send>(work: impl FnOnce() -> Result<T, NetworkError> + Send) ->
     }
 }
 
+/// Finds out whether bridges can have rules.
+pub(crate) fn try_nftables() -> Result<(), NetworkError> {
+    at_bridges(|| {
+        let socket = nft::socket().map_err(failed("open a socket to nftables"))?;
+        nft::is_there(&socket, nft::Family::Ip, links::BRIDGE).map(drop).map_err(failed("ask nftables"))
+    })
+}
+
 /// Brings the loopback interface of this thread's namespace up.
 pub(crate) fn raise_loopback() -> io::Result<()> {
     links::up(&Socket::new(None)?, namespace::LOOPBACK)
