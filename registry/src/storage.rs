@@ -130,6 +130,11 @@ impl Storage {
         Ok(self.objects().sync().await?)
     }
 
+    /// Tells in a sentence what goes wrong although everything can be read and written still, or fails when it cannot.
+    pub async fn trouble(&self) -> Result<Option<String>, StorageError> {
+        Ok(self.objects().trouble().await?)
+    }
+
     /// Returns how the registry is kept.
     pub fn options(&self) -> &StorageOptions {
         &self.parts.options

@@ -66,6 +66,23 @@ pub enum ObjectError {
     Busy { what: String },
 }
 
+impl ObjectError {
+    /// Says what went wrong without saying where, for those who have no business with our paths.
+    pub(crate) fn reason(&self) -> String {
+        let source = match self {
+            Self::NoSpace | Self::Unavailable { .. } => return self.to_string(),
+            Self::Denied { .. } => return "it is not allowed".to_owned(),
+            Self::Damaged { .. } => return "something is damaged".to_owned(),
+            Self::Busy { .. } => return "something is being written by somebody else".to_owned(),
+            Self::Failed { source, .. } => source,
+        };
+        match source.downcast_ref::<std::io::Error>() {
+            Some(error) => error.kind().to_string(),
+            None => "something failed".to_owned(),
+        }
+    }
+}
+
 /// Names what a key holds at some moment. Two different contents of a key never have the same version.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Version(pub(crate) Box<str>);
@@ -158,6 +175,12 @@ pub trait Objects: fmt::Debug + Send + Sync {
 
     /// Tells what time it is by the store's clock.
     async fn now(&self) -> Result<Timestamp, ObjectError>;
+
+    /// Tells in a sentence what goes wrong although everything can be read and written still, or fails when it cannot.
+    /// There is nothing in it that strangers must not read.
+    async fn trouble(&self) -> Result<Option<String>, ObjectError> {
+        self.sync().await.map(|()| None)
+    }
 }
 
 /// Bytes of a data object.

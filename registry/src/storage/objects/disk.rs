@@ -209,10 +209,16 @@ impl Shared {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells whether reading something small is better done at once: it takes less time than asking another thread to.
-    /// While somebody writes to the journal, it may not.
-    fn is_free(&self) -> bool {
-        self.journal.try_lock().is_ok()
+    /// Takes the journal if that is possible without waiting: nobody writes to it, and others have not added to it. What
+    /// is in memory is better read at once then, in less time than another thread can be asked to.
+    fn free_journal(&self) -> Result<Option<MutexGuard<'_, Journal>>, ObjectError> {
+        let Ok(journal) = self.journal.try_lock() else { return Ok(None) };
+        Ok(if journal.is_behind()? { None } else { Some(journal) })
+    }
+
+    /// Returns what is under a key if that is in memory and can be had without waiting.
+    fn in_memory(&self, key: &Key) -> Result<Option<Object>, ObjectError> {
+        Ok(self.free_journal()?.and_then(|mut journal| journal.cache.get(key)))
     }
 
     /// Returns what is under a key if that is known without a file; `Err` holds the number of the next change otherwise.
@@ -249,10 +255,8 @@ impl Shared {
     }
 
     fn head(&self, key: &Key) -> Result<Option<Entry>, ObjectError> {
-        let entry =
-            |object: Object| Entry { key: key.clone(), size: object.bytes.len() as u64, modified: object.modified };
         match Self::at_hand(&mut self.journal(), key)? {
-            Ok(object) => Ok(object.map(entry)),
+            Ok(object) => Ok(object.map(|object| entry(key, &object))),
             Err(_) => self.files.head(key),
         }
     }
@@ -289,13 +293,37 @@ impl Shared {
         let mut journal = self.journal();
         let _lock = journal.lock()?;
         journal.catch_up()?;
+        self.check_length(&journal)?;
         journal.append(key, Change::Delete, Bytes::new(), (self.clock)())?;
         self.note_work(&journal);
         Ok(())
     }
 
+    /// Refuses when the journal gets longer and longer, whatever the reason: it must not fill the disk, and is read when
+    /// the folder is opened.
+    fn check_length(&self, journal: &Journal) -> Result<(), ObjectError> {
+        if journal.files() <= 2 * MOST_WAITING {
+            return Ok(());
+        }
+        Err(ObjectError::Unavailable { source: format!("the journal has {} parts by now", journal.files()).into() })
+    }
+
+    /// Tells what goes wrong although everything can be written and read.
+    fn trouble(&self) -> Result<Option<String>, ObjectError> {
+        // Also when there is nothing to make safe: then this tells whether the disk is still there.
+        self.sync_now()?;
+        let files = self.journal().files();
+        let reason = match self.work().apply_failed.clone() {
+            Some(error) => error.reason(),
+            None if files > MOST_WAITING => "nobody does".to_owned(),
+            None => return Ok(None),
+        };
+        Ok(Some(format!("the {files} parts of the journal are not moved to files: {reason}")))
+    }
+
     /// Refuses when the journal gets longer and longer because nothing can be moved to files.
     fn check_applier(&self, journal: &Journal) -> Result<(), ObjectError> {
+        self.check_length(journal)?;
         if journal.files() <= MOST_WAITING {
             return Ok(());
         }
@@ -460,6 +488,10 @@ impl Shared {
     }
 }
 
+fn entry(key: &Key, object: &Object) -> Entry {
+    Entry { key: key.clone(), size: object.bytes.len() as u64, modified: object.modified }
+}
+
 fn version(lsn: u64) -> Version {
     Version(lsn.to_string().into())
 }
@@ -467,16 +499,16 @@ fn version(lsn: u64) -> Version {
 #[async_trait]
 impl Objects for Disk {
     async fn get(&self, key: &Key) -> Result<Option<Object>, ObjectError> {
-        if self.shared.is_free() {
-            return self.shared.get(key);
+        if let Some(object) = self.shared.in_memory(key)? {
+            return Ok(Some(object));
         }
         let key = key.clone();
         self.blocking(move |shared| shared.get(&key)).await
     }
 
     async fn head(&self, key: &Key) -> Result<Option<Entry>, ObjectError> {
-        if self.shared.is_free() {
-            return self.shared.head(key);
+        if let Some(object) = self.shared.in_memory(key)? {
+            return Ok(Some(entry(key, &object)));
         }
         let key = key.clone();
         self.blocking(move |shared| shared.head(&key)).await
@@ -498,10 +530,16 @@ impl Objects for Disk {
     }
 
     async fn sync(&self) -> Result<(), ObjectError> {
-        let target = {
-            let mut journal = self.shared.journal();
-            journal.catch_up()?;
-            journal.next()
+        let at_once = self.shared.free_journal()?.map(|journal| journal.next());
+        let target = match at_once {
+            Some(next) => next,
+            None => {
+                let next = |shared: &Shared| {
+                    let mut journal = shared.journal();
+                    journal.catch_up().map(|()| journal.next())
+                };
+                self.blocking(next).await?
+            }
         };
         let mut durable = self.shared.durable.subscribe();
         {
@@ -518,8 +556,16 @@ impl Objects for Disk {
     }
 
     async fn now(&self) -> Result<Timestamp, ObjectError> {
-        let last = self.shared.journal().last_at();
+        let at_once = self.shared.journal.try_lock().ok().map(|journal| journal.last_at());
+        let last = match at_once {
+            Some(last) => last,
+            None => self.blocking(|shared| shared.journal().last_at()).await,
+        };
         Ok((self.shared.clock)().max(last))
+    }
+
+    async fn trouble(&self) -> Result<Option<String>, ObjectError> {
+        self.blocking(Shared::trouble).await
     }
 }
 

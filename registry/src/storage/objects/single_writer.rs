@@ -81,4 +81,8 @@ impl Objects for SingleWriter {
     async fn now(&self) -> Result<Timestamp, ObjectError> {
         self.inner.now().await
     }
+
+    async fn trouble(&self) -> Result<Option<String>, ObjectError> {
+        self.inner.trouble().await
+    }
 }

@@ -262,6 +262,11 @@ impl Journal {
         Ok(())
     }
 
+    /// Tells whether others added something that was not read yet.
+    pub(super) fn is_behind(&self) -> Result<bool, ObjectError> {
+        Ok(self.read_entry()?.is_some())
+    }
+
     fn read_entry(&self) -> Result<Option<ReadEntry>, ObjectError> {
         let active = self.active();
         let mut header = [0; HEADER];

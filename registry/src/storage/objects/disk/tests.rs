@@ -74,6 +74,74 @@ fn a_damaged_file_can_be_replaced_by_who_saw_that() {
 }
 
 #[test]
+fn nobody_waits_on_a_thread_of_others_while_somebody_writes() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let disk = Disk::open(folder.path(), long()).expect("opened");
+    let key = Key::listed("b/x");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("built");
+    runtime.block_on(disk.put(&key, Bytes::from_static(b"one"), Condition::Absent)).expect("written");
+    let (over, wait) = std::sync::mpsc::channel::<()>();
+    let (held, begin) = std::sync::mpsc::channel();
+    let shared = disk.shared.clone();
+    let writer = std::thread::spawn(move || {
+        let _journal = shared.journal();
+        held.send(()).expect("heard");
+        // For as long as it takes; whoever waits for this on the only thread never says that it is over.
+        wait.recv_timeout(Duration::from_secs(20)).is_ok()
+    });
+    begin.recv().expect("held");
+    runtime.block_on(async {
+        let all = async { tokio::join!(disk.get(&key), disk.head(&key), disk.sync(), disk.now()) };
+        let mut all = std::pin::pin!(all);
+        tokio::select! {
+            biased;
+            _ = &mut all => panic!("somebody writes"),
+            () = tokio::task::yield_now() => over.send(()).expect("heard"),
+        }
+        let (object, entry, synced, _) = all.await;
+        assert_eq!(object.expect("read").map(|it| it.bytes), Some(Bytes::from_static(b"one")));
+        assert_eq!(entry.expect("read").map(|it| it.size), Some(3));
+        synced.expect("synced");
+    });
+    assert!(writer.join().expect("no panic"), "nobody waited for it");
+}
+
+#[test]
+fn that_the_journal_is_not_emptied_is_told_until_it_is() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let disk = Disk::open(folder.path(), short()).expect("opened");
+    let (objects, aside) = (folder.path().join("objects"), folder.path().join("aside"));
+    let eventually = async |wanted: bool| {
+        while disk.trouble().await.expect("all is there").is_some() != wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let put = async |number: u32| {
+        let key = Key::listed(&format!("x/{number}"));
+        disk.put(&key, vec![0; 100].into(), Condition::Absent).await
+    };
+    runtime().block_on(async {
+        assert_eq!(disk.trouble().await.expect("all is there"), None);
+        std::fs::rename(&objects, &aside).expect("moved");
+        File::create(&objects).expect("made");
+        for number in 0..50 {
+            put(number).await.expect("written");
+        }
+        eventually(true).await;
+        let told = disk.trouble().await.expect("all is there").unwrap_or_default();
+        assert!(told.contains("not moved to files") && !told.contains(folder.path().to_str().expect("text")), "{told}");
+        let mut number = 50;
+        while put(number).await.is_ok() {
+            number += 1;
+        }
+        std::fs::remove_file(&objects).expect("removed");
+        std::fs::rename(&aside, &objects).expect("moved back");
+        eventually(false).await;
+        put(number).await.expect("written");
+    });
+}
+
+#[test]
 fn nothing_stays_of_data_that_is_neither_finished_nor_noted() {
     let folder = tempfile::tempdir().expect("tempdir");
     let disk = Disk::open(folder.path(), long()).expect("opened");
