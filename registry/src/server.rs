@@ -25,6 +25,7 @@
 
 mod connection;
 mod origin;
+mod pulls;
 mod pulse;
 mod routes;
 mod tls;
@@ -61,6 +62,7 @@ pub use upkeep::Upkeep;
 use body::Manifests;
 use error::RequestError;
 use origin::Origin;
+use pulls::Pulls;
 use routes::{Action, Operation};
 use uploads::Writers;
 
@@ -298,6 +300,7 @@ struct Parts {
     options: ServeOptions,
     memory: Memory,
     manifests: Manifests,
+    pulls: Pulls,
     writers: Writers,
     /// Has all its permits when nobody is at work for a client that may be gone.
     working: Arc<Semaphore>,
@@ -312,6 +315,7 @@ impl App {
             manifests: Manifests::new(options.limits.manifest_bytes),
             options,
             memory: Memory::default(),
+            pulls: Pulls::default(),
             writers: Writers::default(),
             working: Arc::new(Semaphore::new(WORKERS as usize)),
         };
@@ -369,6 +373,10 @@ impl App {
 
     fn redirects(&self) -> bool {
         self.parts.options.redirect
+    }
+
+    fn pulls(&self) -> &Pulls {
+        &self.parts.pulls
     }
 
     fn writers(&self) -> &Writers {

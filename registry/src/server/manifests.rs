@@ -49,6 +49,9 @@ pub(crate) async fn send(
     let record = record.filter(|it| incarnation.is_none_or(|wanted| it.incarnation == wanted)).ok_or_else(unknown)?;
     // "It is here" keeps a client from pushing it again, so HEAD looks too. Pushed again, it is healed.
     let blob = here.manifest_blob(digest).await?.filter(|blob| blob.size() == record.size).ok_or_else(unknown)?;
+    if *method == Method::GET {
+        app.pulls().note(here, digest);
+    }
     if not_modified(headers, digest) {
         return Ok(response::not_modified_answer(digest));
     }
@@ -213,6 +216,7 @@ mod tests {
     use super::super::ServeOptions;
     use super::*;
     use crate::storage::objects::disk::{Disk, DiskOptions};
+    use crate::storage::objects::memory::Memory;
     use crate::storage::{Storage, StorageOptions};
 
     #[tokio::test]
@@ -238,5 +242,27 @@ mod tests {
             all.extend_from_slice(&piece);
         }
         assert!(all == text.as_bytes());
+    }
+
+    #[tokio::test]
+    async fn that_a_manifest_is_pulled_is_noted() {
+        let storage = Storage::new(Memory::default().backend(), StorageOptions::default());
+        let app = App::new(ServeOptions::new(storage.clone(), ([127, 0, 0, 1], 0).into()));
+        let repository: RepositoryName = "a".parse().expect("a name");
+        let text = r#"{"schemaVersion":2,"manifests":[]}"#;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(oci::media_type::OCI_INDEX));
+        let reference = || ManifestReference::Tag("v1".parse().expect("a tag"));
+        put(&app, &headers, &mut Body::from(text), &repository, reference(), Vec::new()).await.expect("put");
+        let digest = Digest::sha256(text.as_bytes());
+        let here = storage.repository(&repository);
+        let was_pulled = async || here.was_pulled_since(&digest, Timestamp::MIN).await.expect("told");
+        read(&app, &Method::HEAD, &HeaderMap::new(), &repository, reference()).await.expect("read");
+        tokio::task::yield_now().await;
+        assert!(!was_pulled().await, "to ask is not to pull");
+        read(&app, &Method::GET, &HeaderMap::new(), &repository, reference()).await.expect("read");
+        while !was_pulled().await {
+            tokio::task::yield_now().await;
+        }
     }
 }

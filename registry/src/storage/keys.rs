@@ -18,7 +18,7 @@
 //!     ├── b/ALG-HEX                    empty: the blob turned out to be bad
 //!     ├── d/KEY                        empty: the record under the key turned out to be damaged
 //!     ├── q/ID                         blobs that lost an edge: what the collector looks at first
-//!     ├── p/DAY/REPO/ALG-HEX           empty: the manifest was pulled on that day
+//!     ├── p/REPO/ALG-HEX               empty: as old as the last pull of the manifest, by the hour
 //!     └── x/ID                         made and deleted at once: what time it is for the store, and is it honest
 //!
 //! INC, ID    32 characters of 0-9a-f that nobody used before
@@ -344,26 +344,14 @@ pub fn candidates() -> Prefix {
     prefix("g/q/".to_owned())
 }
 
-/// The hint that a manifest was pulled on a day, `2026-11-30`.
-pub fn pull(day: &str, repository: &RepositoryName, digest: &Digest) -> Key {
-    pulls().key(&format!("{day}/{}/{}", repo(repository), flat(digest)))
+/// The hint when a manifest was pulled last: as old as that.
+pub fn pull(repository: &RepositoryName, digest: &Digest) -> Key {
+    pulls().key(&format!("{}/{}", repo(repository), flat(digest)))
 }
 
-/// The hints which manifests were pulled when.
+/// The hints when manifests were pulled last.
 pub fn pulls() -> Prefix {
     prefix("g/p/".to_owned())
-}
-
-/// Where the hints which manifests were pulled on a day begin.
-pub fn pulls_from(day: &str) -> Key {
-    // `/` comes before all that a name may have.
-    pulls().key(&format!("{day}/"))
-}
-
-/// Reads the key of a hint that a manifest was pulled.
-pub fn parse_pull(key: &Key) -> Option<(&str, RepositoryName, Digest)> {
-    let mut parts = key.as_str().strip_prefix("g/p/")?.splitn(3, '/');
-    Some((parts.next()?, unrepo(parts.next()?)?, unflat(parts.next()?)?))
 }
 
 /// The hint that a blob turned out to be bad.
@@ -424,7 +412,6 @@ mod tests {
         let id = Ids::Random.draw();
         let all = referrers(&repository, &blob_);
         assert_eq!(parse_referrer(&all, &referrer(&repository, &blob_, &long, id)), Some((long.clone(), id)));
-        assert_eq!(parse_pull(&pull("2026-11-30", &repository, &long)), Some(("2026-11-30", repository, long)));
     }
 
     #[test]

@@ -290,10 +290,10 @@ impl Repository {
     }
 
     /// Deletes a manifest and the tags that name it, and tells whether it was here. When this fails half way, doing it
-    /// again finishes it.
+    /// again finishes it. A manifest that an immutable tag names stays.
     ///
     /// What it refers to loses its edges, and goes when nothing else relies on it. Manifests that are about it stay.
-    pub async fn delete_manifest(&self, digest: &Digest, by: Option<&str>) -> Result<bool, StorageError> {
+    pub async fn delete_manifest(&self, digest: &Digest, by: Option<&str>) -> Result<bool, PutManifestError> {
         let key = keys::manifest(&self.name, digest);
         for _ in 0..TRIES {
             let slot = self.storage.slot::<ManifestRecord>(&key).await?;
@@ -304,6 +304,9 @@ impl Repository {
                 Slot::Damaged(_) => (false, None),
                 Slot::Here(held) => (false, Some(held)),
             };
+            if !gone {
+                self.check_untagged(digest).await?;
+            }
             if !gone && self.storage.bury(&key, 0, condition).await?.is_none() {
                 continue;
             }
@@ -318,7 +321,7 @@ impl Repository {
             self.storage.sync().await?;
             return Ok(!gone);
         }
-        Err(StorageError::Contended { key: key.as_str().to_owned() })
+        Err(StorageError::Contended { key: key.as_str().to_owned() }.into())
     }
 
     /// Removes what belonged to a manifest that is gone: tags, what made it a referrer, edges, and the repository's
@@ -388,11 +391,16 @@ impl Repository {
         }
     }
 
-    /// Notes, for retention rules, that a manifest was pulled on a day, `2026-11-30`.
-    pub async fn note_pull(&self, digest: &Digest, day: &str) -> Result<(), StorageError> {
-        let key = keys::pull(day, &self.name, digest);
-        self.storage.objects().put(&key, Bytes::new(), Condition::Absent).await?;
+    /// Notes, for retention rules, that a manifest is pulled now.
+    pub async fn note_pull(&self, digest: &Digest) -> Result<(), StorageError> {
+        self.storage.objects().put(&keys::pull(&self.name, digest), Bytes::new(), Condition::Always).await?;
         Ok(())
+    }
+
+    /// Tells whether a manifest was pulled at some moment or later.
+    pub async fn was_pulled_since(&self, digest: &Digest, moment: Timestamp) -> Result<bool, StorageError> {
+        let entry = self.storage.objects().head(&keys::pull(&self.name, digest)).await?;
+        Ok(entry.is_some_and(|entry| entry.modified >= moment))
     }
 
     pub(super) async fn put_referrer(

@@ -27,7 +27,7 @@ pub struct RetentionRules {
     pub keep: Option<usize>,
     /// Those that were set since then stay.
     pub older_than: Option<Duration>,
-    /// Those whose manifest was pulled since then stay. Pulls are noted by the day.
+    /// Those whose manifest was pulled since then stay. Pulls are noted by the hour.
     pub pulled_within: Option<Duration>,
     /// Manifests that no tag names for so long, no index names, and that are not about another manifest, go, too.
     pub untagged: Option<Duration>,
@@ -53,9 +53,6 @@ pub struct Retired {
     pub since: Timestamp,
 }
 
-/// Which manifests were pulled since some day.
-type Pulled = HashSet<(RepositoryName, Digest)>;
-
 impl Storage {
     /// Removes the tags and manifests that the rules let go, or only tells which they are.
     pub async fn retire(
@@ -65,10 +62,6 @@ impl Storage {
         by: Option<&str>,
     ) -> Result<Vec<Retired>, StorageError> {
         let now = self.objects().now().await?;
-        let pulled = match rules.pulled_within {
-            Some(within) => self.pulled_since(before(now, within)).await?,
-            None => Pulled::new(),
-        };
         let mut retired = Vec::new();
         let mut pages = pin!(self.pages(keys::catalog(), None));
         while let Some(page) = pages.try_next().await? {
@@ -77,7 +70,7 @@ impl Storage {
                 let repository = self.repository(&name);
                 let mut tags = Vec::new();
                 if rules.let_tags_go() {
-                    tags = repository.tags_to_retire(rules, &pulled, now).await?;
+                    tags = repository.tags_to_retire(rules, now).await?;
                 }
                 if !dry_run {
                     repository.retire_tags(&mut tags, by).await?;
@@ -97,27 +90,13 @@ impl Storage {
         Ok(retired)
     }
 
-    async fn pulled_since(&self, moment: Timestamp) -> Result<Pulled, StorageError> {
-        let day = moment.strftime("%F").to_string();
-        let mut pulled = Pulled::new();
-        let mut pages = pin!(self.pages(keys::pulls(), Some(keys::pulls_from(&day))));
-        while let Some(page) = pages.try_next().await? {
-            let of = |key| keys::parse_pull(key).map(|(_, repository, digest)| (repository, digest));
-            pulled.extend(page.iter().filter_map(|entry| of(&entry.key)));
-        }
-        Ok(pulled)
-    }
-
     /// Throws away what was noted about pulls more than `age` ago, and returns how many notes that were.
     pub async fn forget_pulls(&self, age: Duration) -> Result<u64, StorageError> {
-        let day = before(self.objects().now().await?, age).strftime("%F").to_string();
+        let moment = before(self.objects().now().await?, age);
         let mut forgotten = 0;
         let mut pages = pin!(self.pages(keys::pulls(), None));
         while let Some(page) = pages.try_next().await? {
-            for entry in &page {
-                if keys::parse_pull(&entry.key).is_none_or(|(of, ..)| of >= day.as_str()) {
-                    return Ok(forgotten);
-                }
+            for entry in page.iter().filter(|entry| entry.modified < moment) {
                 self.objects().delete(&entry.key).await?;
                 forgotten += 1;
             }
@@ -128,12 +107,7 @@ impl Storage {
 
 impl Repository {
     /// Returns the tags that the rules let go.
-    async fn tags_to_retire(
-        &self,
-        rules: &RetentionRules,
-        pulled: &Pulled,
-        now: Timestamp,
-    ) -> Result<Vec<Retired>, StorageError> {
+    async fn tags_to_retire(&self, rules: &RetentionRules, now: Timestamp) -> Result<Vec<Retired>, StorageError> {
         let mut tags: Vec<(Tag, TagRecord)> = Vec::new();
         let prefix = keys::tags(&self.name);
         let mut pages = pin!(self.storage.pages(prefix.clone(), None));
@@ -151,17 +125,19 @@ impl Repository {
         let stays = |tag: &Tag, record: &TagRecord| {
             self.storage.options().immutable.fit(&self.name, tag)
                 || rules.older_than.is_some_and(|age| record.at > before(now, age))
-                || rules.pulled_within.is_some() && pulled.contains(&(self.name.clone(), record.digest.clone()))
         };
-        let old = tags.into_iter().skip(rules.keep.unwrap_or(0)).filter(|(tag, record)| !stays(tag, record));
-        Ok(old
-            .map(|(tag, record)| Retired {
-                repository: self.name.clone(),
-                tag: Some(tag),
-                digest: record.digest,
-                since: record.at,
-            })
-            .collect())
+        let mut retired = Vec::new();
+        for (tag, record) in tags.into_iter().skip(rules.keep.unwrap_or(0)).filter(|(tag, record)| !stays(tag, record))
+        {
+            if let Some(within) = rules.pulled_within
+                && self.was_pulled_since(&record.digest, before(now, within)).await?
+            {
+                continue;
+            }
+            let TagRecord { digest, at: since, .. } = record;
+            retired.push(Retired { repository: self.name.clone(), tag: Some(tag), digest, since });
+        }
+        Ok(retired)
     }
 
     /// Removes tags unless they changed meanwhile, and leaves those that were removed.

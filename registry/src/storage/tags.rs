@@ -87,6 +87,11 @@ impl TagPatterns {
         Self(patterns.into_iter().collect())
     }
 
+    /// Tells whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Tells whether one of them fits.
     pub fn fit(&self, repository: &oci::RepositoryName, tag: &Tag) -> bool {
         self.0.iter().any(|pattern| match pattern.rsplit_once(':') {
@@ -149,9 +154,10 @@ impl Repository {
         }
     }
 
-    /// Removes a tag, and tells whether it was there. The manifest stays. When this returns, it survives a crash of the
-    /// machine.
-    pub async fn delete_tag(&self, tag: &Tag, by: Option<&str>) -> Result<bool, StorageError> {
+    /// Removes a tag that is not immutable, and tells whether it was there. The manifest stays. When this returns, it
+    /// survives a crash of the machine.
+    pub async fn delete_tag(&self, tag: &Tag, by: Option<&str>) -> Result<bool, PutManifestError> {
+        self.check_stays(tag, None).await?;
         let removed = self.remove_tag(tag, by, |_| true).await?;
         self.storage.sync().await?;
         Ok(removed)
@@ -247,6 +253,36 @@ impl Repository {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses when a tag is immutable and names a manifest, this one if one is given: what could be deleted could be
+    /// set to another then.
+    async fn check_stays(&self, tag: &Tag, digest: Option<&Digest>) -> Result<(), PutManifestError> {
+        if !self.storage.options().immutable.fit(&self.name, tag) {
+            return Ok(());
+        }
+        let slot = self.storage.slot::<TagRecord>(&keys::tag(&self.name, tag)).await?;
+        match self.latest_change(tag, &slot).await?.and_then(|change| change.digest) {
+            Some(named) if digest.is_none_or(|digest| named == *digest) => {
+                Err(PutManifestError::TagImmutable { tag: tag.clone(), digest: named })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses when an immutable tag names a manifest.
+    pub(super) async fn check_untagged(&self, digest: &Digest) -> Result<(), PutManifestError> {
+        if self.storage.options().immutable.is_empty() {
+            return Ok(());
+        }
+        let hints = keys::named_ever(&self.name, digest);
+        let mut pages = pin!(self.storage.pages(hints.clone(), None));
+        while let Some(page) = pages.try_next().await? {
+            for (_, tag) in page.iter().filter_map(|entry| keys::parse_named(&hints, &entry.key)) {
+                self.check_stays(&tag, Some(digest)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Moves a tag to a manifest, if it is not immutable and `holds` says so of what it names now. No other change of

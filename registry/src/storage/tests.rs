@@ -273,6 +273,13 @@ fn an_immutable_tag_stays() {
         let error = push(&repository, &[b"2"], &[tag("v1")]).await.expect_err("refused");
         assert!(matches!(&error, PutManifestError::TagImmutable { digest, .. } if *digest == one), "{error}");
         push(&repository, &[b"2"], &[tag("latest")]).await.expect("moved");
+        // What could be deleted could be set to another then.
+        let error = repository.delete_tag(&tag("v1"), None).await.expect_err("refused");
+        assert!(matches!(&error, PutManifestError::TagImmutable { digest, .. } if *digest == one), "{error}");
+        repository.delete_manifest(&one, None).await.expect_err("refused");
+        assert_eq!(repository.tag(&tag("v1")).await.expect("read").map(|it| it.digest), Some(one));
+        let two = image(&[b"2"]).2;
+        assert!(repository.delete_manifest(&two, None).await.expect("deleted"), "only `latest` names it");
     });
 }
 
@@ -708,8 +715,9 @@ fn tags_that_no_rule_keeps_go_and_come_back() {
             memory.pass_time(Duration::from_secs(24 * 60 * 60));
         }
         push(&repository, &[b"x"], &[tag("latest")]).await.expect("pushed");
-        let today = storage.objects().now().await.expect("told").to_string();
-        repository.note_pull(&digests[1], &today[..10]).await.expect("noted");
+        repository.note_pull(&digests[0]).await.expect("noted");
+        memory.pass_time(Duration::from_secs(3 * 24 * 60 * 60));
+        repository.note_pull(&digests[1]).await.expect("noted");
         let rules = RetentionRules {
             matching: Some(TagPatterns::new(["v*".to_owned()])),
             keep: Some(2),
