@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use layer::compress;
 use layer::entry::{join_path, split_path};
-use layer::{EntryKind, Node, NodeKind, Timestamp, tar};
+use layer::{EntryKind, Node, NodeKind, Timestamp, tar, tar::TarError};
 
 use super::changes::{Change, Changes, Data};
 use super::path::{self, Step, clean, lossy};
@@ -25,7 +25,7 @@ pub(crate) fn is_archive(source: &SourceTree, node: &Node) -> Result<bool, Fault
         return Ok(false);
     }
     let Ok((_, plain)) = compress::decoder(source.open(node)?) else { return Ok(false) };
-    Ok(matches!(tar::Reader::new(plain).next_entry(), Ok(Some(_))))
+    Ok(matches!(tar::Reader::new(plain).next_entry(), Ok(Some(_)) | Err(TarError::Unfit { .. })))
 }
 
 /// An archive, and how it is unpacked.
@@ -42,7 +42,7 @@ pub(crate) struct Archive<'a> {
     pub(crate) spool: &'a Path,
 }
 
-/// Unpacks an archive below `destination`.
+/// Unpacks an archive below `destination`. What follows its end is not looked at.
 pub(crate) fn apply(
     changes: &mut Changes,
     archive: &Archive<'_>,
@@ -70,7 +70,6 @@ pub(crate) fn apply(
             .take(entry, &mut reader)
             .map_err(|fault| Fault { message: format!("cannot unpack `{name}`: {}", fault.message), ..fault })?;
     }
-    reader.drain().map_err(|error| unreadable(&error))?;
     Ok(source.check_unchanged(node, &file)?)
 }
 
@@ -121,7 +120,10 @@ impl Unpacker<'_> {
             }
             _ => Change::new(entry, Data::None),
         };
-        change.entry.xattrs.retain(|name, _| name == b"security.capability");
+        change.entry.xattrs.retain(|name, _| name == CAPABILITY);
+        if change.entry.xattrs.get(CAPABILITY).is_some_and(|value| !is_capability(value)) {
+            return Err(Fault::new(format!("`{}` has capabilities that Linux does not take", lossy(&inside))));
+        }
         self.changes.put(change)
     }
 
@@ -176,6 +178,14 @@ impl Unpacker<'_> {
         let (above, _) = self.resolve(above)?;
         Ok(!name.is_empty() && self.changes.lstat(&join_path(&above, name))?.is_some())
     }
+}
+
+const CAPABILITY: &[u8] = b"security.capability";
+
+/// Tells whether Linux takes this as the capabilities of a file: `struct vfs_cap_data` of revision 2 or 3.
+fn is_capability(value: &[u8]) -> bool {
+    let revision = value.first_chunk().map(|magic| u32::from_le_bytes(*magic) & 0xFF00_0000);
+    matches!((revision, value.len()), (Some(0x0200_0000), 20) | (Some(0x0300_0000), 24))
 }
 
 /// Makes a file without a name, which is gone with its last descriptor.

@@ -398,6 +398,38 @@ fn c23_the_folder_that_an_archive_is_unpacked_into_stays_as_it_is() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test's own file")]
+fn c23_odd_archives_are_taken_as_go_takes_them() {
+    let world = World::new();
+    let path = world.context().join("a.tar");
+    let archive = |change: &dyn Fn(&mut layer::Entry)| {
+        let mut writer = layer::tar::Writer::new(Vec::new());
+        let mut entry = layer::Entry::new("f", layer::EntryKind::File { size: 0 }, 0o640);
+        change(&mut entry);
+        writer.append_empty(&entry).expect("written");
+        writer.finish().expect("finished")
+    };
+    // What follows the end is nobody's business.
+    std::fs::write(&path, [&archive(&|_| {})[..], b"signature"].concat()).expect("written");
+    assert_eq!(world.build("FROM scratch\nADD a.tar /x/").files(), "755 0:0 x/\n640 0:0 x/f ");
+
+    // It is an archive, with something that cannot be unpacked, and not a file to copy.
+    let mut odd = archive(&|_| {});
+    odd[156] = b'7';
+    odd[148..156].fill(b' ');
+    let sum: u32 = odd[..512].iter().map(|byte| u32::from(*byte)).sum();
+    odd[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    std::fs::write(&path, odd).expect("written");
+    let error = world.refuse("FROM scratch\nADD a.tar /x/");
+    assert!(error.contains("cannot unpack `a.tar`"), "{error}");
+
+    let capable = archive(&|entry| drop(entry.xattrs.insert(b"security.capability".to_vec(), b"everything".to_vec())));
+    std::fs::write(&path, capable).expect("written");
+    let error = world.refuse("FROM scratch\nADD a.tar /x/");
+    assert!(error.contains("`f` has capabilities that Linux does not take"), "{error}");
+}
+
+#[test]
 fn c18_a_path_through_a_link_is_refused_rather_than_forgotten() {
     let world = World::new();
     world.lay("d/f", "F").lay("link", "-> d");

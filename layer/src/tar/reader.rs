@@ -38,6 +38,8 @@ pub enum TarError {
     BadHeader { offset: u64, why: &'static str },
     #[error("`{path}`: {why}")]
     BadEntry { path: String, why: &'static str },
+    #[error("`{path}`: {why}")]
+    Unfit { path: String, why: &'static str },
     #[error("the tar holds more than {limit} entries")]
     TooManyEntries { limit: u64 },
     #[error("the tar holds more than {limit} bytes")]
@@ -257,6 +259,7 @@ impl<R: Read> Reader<R> {
             }
         };
         let bad = |why| bad_entry(&name, why);
+        let unfit = |why| TarError::Unfit { path: shown(&name), why };
         let link = match long_link {
             Some(link) => link,
             None => pax.get("linkpath").unwrap_or_else(|| field::text(&block[field::LINK])).to_vec(),
@@ -281,6 +284,10 @@ impl<R: Read> Reader<R> {
                 field::number(&block[field::MTIME]).ok_or_else(|| bad("its time is no number"))?,
             ),
         };
+        // What layers do not hold; a time that is none makes the header bad all the same, as in Go.
+        for key in ["atime", "ctime"] {
+            pax.time(key).map_err(bad)?;
+        }
         let device = || {
             let device = |room| {
                 let number = field::number(&block[room]).and_then(|number| u32::try_from(number).ok());
@@ -289,21 +296,22 @@ impl<R: Read> Reader<R> {
             Ok((device(field::MAJOR)?, device(field::MINOR)?))
         };
         let kind = match block[field::KIND] {
-            // V7 had no folders but by name. Whether content would follow, readers disagree.
-            b'\0' | b'0' if name.ends_with(b"/") => {
+            // V7 had no folders but by name. Whether content would follow, readers disagree. Where there is a kind that
+            // says "file", Go's reader, and with it containerd and BuildKit, believe that.
+            b'\0' if name.ends_with(b"/") => {
                 if number("size", field::SIZE, "its size is no number")? != 0 {
                     return Err(bad("it is named as a folder, but has content"));
                 }
                 EntryKind::Directory
             }
-            b'\0' | b'0' | b'7' | b'S' => {
+            b'\0' | b'0' | b'S' => {
                 let size = number("size", field::SIZE, "its size is no number")?;
                 let stored = u64::try_from(size).map_err(|_| bad("its size is negative"))?;
                 EntryKind::File { size: self.content(block, pax, stored).map_err(|error| error.at(&name))? }
             }
-            b'1' | b'2' if link.is_empty() => return Err(bad("it links to nothing")),
+            b'1' | b'2' if link.is_empty() => return Err(unfit("it links to nothing")),
             b'1' => match tidy_path(&link) {
-                target if target.is_empty() => return Err(bad("it is a second name for the root")),
+                target if target.is_empty() => return Err(unfit("it is a second name for the root")),
                 target => EntryKind::Hardlink { target },
             },
             b'2' => EntryKind::Symlink { target: link.clone() },
@@ -319,7 +327,7 @@ impl<R: Read> Reader<R> {
                 self.sparse = Some(Sparse::new(0, &[], 0).map_err(bad)?);
                 EntryKind::Directory
             }
-            _ => return Err(bad("it is of a kind that no layer can hold")),
+            _ => return Err(unfit("it is of a kind that no layer can hold")),
         };
         let xattrs = pax.xattrs();
         Ok(Entry { path: tidy_path(&name), kind, mode: (mode & 0o7777) as u32, uid, gid, mtime, xattrs })
@@ -490,9 +498,12 @@ impl From<&'static str> for ContentError {
 }
 
 fn bad_entry(name: &[u8], why: &'static str) -> TarError {
+    TarError::BadEntry { path: shown(name), why }
+}
+
+fn shown(name: &[u8]) -> String {
     let text = String::from_utf8_lossy(name);
-    let path = if text.chars().count() > 200 { text.chars().take(200).chain(['…']).collect() } else { text.into() };
-    TarError::BadEntry { path, why }
+    if text.chars().count() > 200 { text.chars().take(200).chain(['…']).collect() } else { text.into() }
 }
 
 /// Returns what a read of a [`Reader`] failed with.

@@ -188,15 +188,20 @@ fn what_is_no_tar_is_refused() {
     assert!(matches!(read(&damaged), Err(TarError::BadHeader { offset: 512, .. })));
     let lone_zeros = [&tar[..512], &[0; 512], &tar[512..1024]].concat();
     assert!(matches!(read(&lone_zeros), Err(TarError::BadHeader { offset: 512, .. })));
-    for kind in [b'M', b'N', b'Q', 0xff] {
-        assert!(matches!(read(&header(b"a", kind, 0, |_| {})), Err(TarError::BadEntry { .. })), "{kind}");
+    for kind in [b'7', b'M', b'N', b'Q', 0xff] {
+        assert!(matches!(read(&header(b"a", kind, 0, |_| {})), Err(TarError::Unfit { .. })), "{kind}");
     }
-    assert!(read(&header(b"folder/", b'0', 5, |_| {})).is_err());
+    assert!(read(&header(b"folder/", 0, 5, |_| {})).is_err());
+    let called_folder = read(&header(b"folder/", b'0', 0, |_| {})).expect("a file");
+    assert_eq!(
+        (&called_folder[0].0.path[..], &called_folder[0].0.kind),
+        (&b"folder"[..], &EntryKind::File { size: 0 })
+    );
     assert!(read(&header(b"link", b'2', 0, |_| {})).is_err());
     assert!(read(&header(b"hard", b'1', 0, |_| {})).is_err());
     for root in [b".".as_slice(), b"./", b"/", b"//."] {
         let hard = header(b"hard", b'1', 0, |block| block[field::LINK][..root.len()].copy_from_slice(root));
-        assert!(matches!(read(&hard), Err(TarError::BadEntry { .. })), "{root:?}");
+        assert!(matches!(read(&hard), Err(TarError::Unfit { .. })), "{root:?}");
     }
     let negative = header(b"a", b'0', 0, |block| block[field::SIZE].fill(0xff));
     assert!(read(&negative).is_err());
