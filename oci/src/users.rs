@@ -116,24 +116,32 @@ impl<'a> Users<'a> {
 
     /// Finds the owner that `COPY --chown` names. BuildKit: a lone number is the group too, a lone name has its primary
     /// group, a user that nobody has is 0, and a group that nobody has is as good as none.
-    pub fn owner(self, text: &str) -> Result<(u32, u32), UserError> {
+    pub fn owner(self, text: &str) -> (u32, u32) {
         let (user, group) = match text.split_once(':') {
             Some((user, group)) => (user, Some(group)),
             None => (text, None),
         };
         let by_name = |name: &str| self.passwd_lines().find(|line| line.name == name);
-        let (uid, primary) = match parse_id(user)? {
+        let (uid, primary) = match owner_id(user) {
             Some(uid) => (uid, uid),
             None => by_name(user).map_or((0, 0), |line| (line.uid, line.gid)),
         };
-        let gid = match group {
-            None | Some("") => primary,
-            Some(group) => match parse_id(group)? {
-                Some(gid) => gid,
-                None => self.group_lines().find(|line| line.name == group).map_or(primary, |line| line.gid),
-            },
-        };
-        Ok((uid, gid))
+        let by_name = |name: &str| self.group_lines().find(|line| line.name == name).map(|line| line.gid);
+        (uid, group.and_then(|group| owner_id(group).or_else(|| by_name(group))).unwrap_or(primary))
+    }
+
+    /// Tells whether an owner is all numbers, so that [`Users::owner`] looks nothing up.
+    pub fn is_numeric(owner: &str) -> bool {
+        owner.splitn(2, ':').all(|part| owner_id(part).is_some())
+    }
+}
+
+/// Parses a part of an owner as BuildKit does: 32 bits with a sign, of which -1 leaves what is there, `root`, or nothing,
+/// which is 0; `None` when it is a name.
+fn owner_id(part: &str) -> Option<u32> {
+    match part {
+        "" | "root" | "-1" => Some(0),
+        part => part.parse::<i32>().ok().map(i32::cast_unsigned),
     }
 }
 
@@ -186,9 +194,16 @@ mod tests {
             ("web:ghost", (33, 34)),
             ("12:ghost", (12, 12)),
             ("ghost:wheel", (0, 10)),
-            ("web:", (33, 34)),
+            ("web:", (33, 0)),
+            ("12:", (12, 0)),
+            (":12", (0, 12)),
+            ("+12", (12, 12)),
+            ("-1", (0, 0)),
+            ("root:web", (0, 34)),
+            ("4294967296", (0, 0)),
+            ("12:wheel:extra", (12, 12)),
         ] {
-            assert_eq!(USERS.owner(text), Ok(expected), "{text}");
+            assert_eq!(USERS.owner(text), expected, "{text}");
         }
     }
 }

@@ -88,7 +88,15 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
         Some(base) => base.view(bench.workshop.store, &bench.workshop.cancel)?,
         None => View::empty(),
     };
-    let owner = operation.chown.as_deref().map(|owner| self::owner(&view, owner)).transpose()?;
+    let owner = match operation.chown.as_deref() {
+        Some(owner) if base.is_none() && !Users::is_numeric(owner) => {
+            return Err(Fault::new(format!(
+                "`--chown={owner}` names a user, but nothing is below that could say who it is: use numbers, or leave out `--link`"
+            ))
+            .into());
+        }
+        owner => owner.map(|owner| self::owner(&view, owner)).transpose()?,
+    };
     let manner = Manner { owner, mode };
     let (record, written) = write(operation, base, &walked, Changes::new(view), &manner, bench)?;
     let (key, mut notes) = content_key(operation, base, &walked, bench)?;
@@ -228,12 +236,11 @@ pub(crate) fn owner(view: &View, owner: &str) -> Result<(u32, u32), Fault> {
         let bytes = view.read_small(path, MAX_USERS)?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    if owner.split(':').all(is_number) {
-        return Ok(Users::default().owner(owner)?);
+    if Users::is_numeric(owner) {
+        return Ok(Users::default().owner(owner));
     }
     let (passwd, group) = (read(b"etc/passwd")?, read(b"etc/group")?);
-    Ok(Users { passwd: &passwd, group: &group }.owner(owner)?)
+    Ok(Users { passwd: &passwd, group: &group }.owner(owner))
 }
 
 /// The most that is read of `/etc/passwd` and `/etc/group`.
