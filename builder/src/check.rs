@@ -37,7 +37,11 @@ pub fn check(request: &BuildRequest, images: &dyn ImageSource) -> Checked {
             None => (0..asking.plan.stages.len()).collect(),
         };
         asking.evaluator.lint_stages();
-        let evaluated = stages.into_iter().try_for_each(|stage| asking.evaluator.stage(stage).map(drop));
+        let evaluate = || {
+            asking.evaluator.check_stages()?;
+            stages.into_iter().try_for_each(|stage| asking.evaluator.stage(stage).map(drop))
+        };
+        let evaluated = evaluate();
         checked.unknown = asking.evaluator.unknown.iter().map(|stage| asking.plan.name(*stage)).collect();
         (evaluated.err(), asking.evaluator.findings())
     });

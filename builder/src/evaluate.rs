@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oci::Platform;
 
+use self::circles::taken_from;
 use crate::dockerfile::expand;
 use crate::dockerfile::{self, BuildArg, Escape, Instruction, KeyValue, Span, Statement, Warning};
 use crate::error::{BuildError, Diagnostic};
@@ -21,7 +22,7 @@ use crate::graph::{Graph, MakeFolderOperation, SourceStep, Step, StepIndex, Step
 use crate::image_state::ImageState;
 use crate::lint::Linter;
 use crate::outline::Asked;
-use crate::plan::{From, Plan};
+use crate::plan::{From, Plan, Stage};
 use crate::ports;
 use crate::request::BuildRequest;
 use crate::source::ImageSource;
@@ -188,7 +189,7 @@ impl<'a> Evaluator<'a> {
         }
         // What cannot be expanded is told when the stage is evaluated.
         let base = expand::word(&stage.from.base, &self.globals, self.context.escape).unwrap_or_default();
-        let base = if base == "scratch" { None } else { self.context.plan.named(&base, index) };
+        let base = if base == "scratch" { None } else { self.context.plan.base(&base, index) };
         base.into_iter().chain(self.stages_copied_from(stage.statements, index)).collect()
     }
 
@@ -208,31 +209,61 @@ impl<'a> Evaluator<'a> {
         Ok(state)
     }
 
+    /// Checks what the `FROM` and `--from` of all stages name, also of those that are not built: like BuildKit, a build
+    /// refuses a Dockerfile of which some stage could never be built.
+    pub(crate) fn check_stages(&self) -> Result<()> {
+        let plan = self.context.plan;
+        for stage in &plan.stages {
+            let (base, _) = self.base_of(stage)?;
+            let is_replaced = stage.from.name.as_ref().is_some_and(|name| self.is_replaced(name));
+            if !is_replaced && plan.base(&base, stage.index).is_none() {
+                self.check_name(&base, stage.statement)?;
+            }
+            for statement in stage.statements {
+                let names = taken_from(statement);
+                let mut others = names.filter(|name| plan.from(name, stage.index) == From::Other);
+                others.try_for_each(|name| self.check_name(name, statement))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that a name of no stage can be one of an image.
+    fn check_name(&self, name: &str, statement: &Statement) -> Result<()> {
+        if name == "scratch" || self.is_replaced(name) {
+            return Ok(());
+        }
+        self.reference(name, statement).map(drop)
+    }
+
+    /// Expands what a `FROM` says: the base, and `--platform`.
+    fn base_of(&self, stage: &Stage<'_>) -> Result<(String, Option<Platform>)> {
+        let Stage { from, statement, .. } = *stage;
+        let word = |text: &str| self.at(statement, expand::word(text, &self.globals, self.context.escape));
+        let base = word(&from.base)?;
+        if base.is_empty() {
+            let fault = Fault::new(format!("base name ({}) should not be blank", from.base));
+            let fault = fault.hint("an `ARG` before the first FROM gives it a default");
+            return Err(self.fault(fault, Some(&statement.span)));
+        }
+        let platform =
+            from.platform.as_deref().map(word).transpose()?.map(|text| {
+                self.at(statement, text.parse::<Platform>().map_err(|error| Fault::new(error.to_string())))
+            });
+        Ok((base, platform.transpose()?))
+    }
+
     fn evaluate_stage(&mut self, index: usize) -> Result<ImageState> {
         let stage = &self.context.plan.stages[index];
-        let from = stage.from;
-        let escape = self.context.escape;
-        let platform = match &from.platform {
-            Some(text) => {
-                let text = self.at(stage.statement, expand::word(text, &self.globals, escape))?;
-                Some(self.at(stage.statement, text.parse::<Platform>().map_err(|error| Fault::new(error.to_string())))?)
-            }
-            None => None,
-        };
+        let (base, platform) = self.base_of(stage)?;
         let platform = platform.as_ref().unwrap_or(self.platform);
-        if let Some(name) = &from.name
+        if let Some(name) = &stage.from.name
             && let Some(state) = self.replacement(name, platform, stage.statement)?
         {
             return Ok(state);
         }
-        let base = self.at(stage.statement, expand::word(&from.base, &self.globals, escape))?;
-        if base.is_empty() {
-            let fault = Fault::new(format!("base name ({}) should not be blank", from.base));
-            return Err(self
-                .fault(fault.hint("an `ARG` before the first FROM gives it a default"), Some(&stage.statement.span)));
-        }
         let mut triggers = Vec::new();
-        let earlier = self.context.plan.named(&base, index);
+        let earlier = self.context.plan.base(&base, index);
         let replaced = if earlier.is_none() { self.replacement(&base, platform, stage.statement)? } else { None };
         let state = if base == "scratch" {
             ImageState::scratch(self.platform)
@@ -282,7 +313,7 @@ impl<'a> Evaluator<'a> {
         triggers: Vec<String>,
     ) -> Result<ImageState> {
         let stage = &self.context.plan.stages[index];
-        let is_image = base != "scratch" && self.context.plan.named(base, index).is_none();
+        let is_image = base != "scratch" && self.context.plan.base(base, index).is_none();
         let (number, total) = (usize::from(is_image), self.total(index));
         let mut walk = StageWalk { index, state, number, total, trigger: false };
         for text in triggers {
@@ -310,11 +341,7 @@ impl<'a> Evaluator<'a> {
 
     /// Returns the stages that instructions take files from, whose steps must come first.
     fn stages_copied_from(&self, statements: &[Statement], here: usize) -> Vec<usize> {
-        let names = statements.iter().flat_map(|statement| match &statement.instruction {
-            Instruction::Copy(copy) => copy.from.iter().map(String::as_str).collect(),
-            Instruction::Run(run) => run.mounts.iter().filter_map(|mount| mount.from.as_deref()).collect(),
-            _ => Vec::new(),
-        });
+        let names = statements.iter().flat_map(taken_from);
         let stages = names.filter(|name| !self.is_replaced(name)).map(|name| self.context.plan.from(name, here));
         stages.filter_map(|from| if let From::Stage(index) = from { Some(index) } else { None }).collect()
     }
@@ -472,7 +499,7 @@ impl<'a> Evaluator<'a> {
                 Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_)
             )
         };
-        let own = stage.from.base != "scratch" && self.context.plan.named(&stage.from.base, index).is_none();
+        let own = stage.from.base != "scratch" && self.context.plan.base(&stage.from.base, index).is_none();
         usize::from(own) + stage.statements.iter().filter(is_step).count()
     }
 

@@ -89,6 +89,12 @@ impl<'a> Plan<'a> {
             .map(|stage| stage.index)
     }
 
+    /// Finds the stage that the `FROM` of the stage `here` names. BuildKit keeps names in lower case, and here, other than
+    /// in `--from`, they have to be written like that.
+    pub(crate) fn base(&self, name: &str, here: usize) -> Option<usize> {
+        self.named(name, here).filter(|_| name == name.to_lowercase())
+    }
+
     /// Finds what `--from` means in the stage `here`.
     pub(crate) fn from(&self, name: &str, here: usize) -> From {
         if let Ok(index) = name.parse::<i64>() {

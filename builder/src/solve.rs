@@ -118,6 +118,7 @@ fn attempt(
             Evaluator::new(&evaluation, platform, platforms.len() > 1, &mut graph).map_err(|error| *error)?;
         epoch = epoch.or(evaluator.epoch());
         evaluator.lint_stages();
+        evaluator.check_stages().map_err(|error| *error)?;
         let state = evaluator.stage(target).map_err(|error| *error)?;
         if states.is_empty() {
             evaluator.warn_of_unused_args();

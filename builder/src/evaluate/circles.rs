@@ -57,7 +57,7 @@ impl Evaluator<'_> {
 }
 
 /// Yields what an instruction takes files from.
-fn taken_from(statement: &Statement) -> impl Iterator<Item = &str> {
+pub(super) fn taken_from(statement: &Statement) -> impl Iterator<Item = &str> {
     let (copy, run) = match &statement.instruction {
         Instruction::Copy(copy) => (copy.from.as_deref(), &[][..]),
         Instruction::Run(run) => (None, &run.mounts[..]),

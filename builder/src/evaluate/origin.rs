@@ -185,6 +185,22 @@ impl<'a> Evaluator<'a> {
         self.fault(fault, Some(&statement.span))
     }
 
+    /// Takes a name for the reference of an image.
+    pub(super) fn reference(&self, name: &str, statement: &Statement) -> Result<Reference> {
+        name.parse().map_err(|error: <Reference as std::str::FromStr>::Err| {
+            let fault = Fault::because(format!("invalid reference `{name}`"), &error);
+            let stage = self.context.plan.named(name, self.context.plan.stages.len());
+            let fault = if name.contains('$') {
+                fault.hint("no variable is expanded here: write `FROM IMAGE AS NAME`, where one is, and use the name")
+            } else if let Some(stage) = stage.and_then(|stage| self.context.plan.stages[stage].from.name.as_ref()) {
+                fault.hint(format!("names of stages are lower case here: `FROM {stage}`"))
+            } else {
+                fault
+            };
+            self.fault(fault, Some(&statement.span))
+        })
+    }
+
     fn image_origin(&mut self, source: SourceStep, name: &str, statement: &Statement) -> Origin {
         let step = self.graph.add(Step {
             kind: StepKind::Source(source),
@@ -206,14 +222,7 @@ impl<'a> Evaluator<'a> {
             return Ok(found.clone());
         }
         let names: Vec<&str> = self.context.plan.stages.iter().filter_map(|stage| stage.from.name.as_deref()).collect();
-        let reference: Reference = name.parse().map_err(|error: <Reference as std::str::FromStr>::Err| {
-            let mut fault = Fault::because(format!("invalid reference `{name}`"), &error);
-            if name.contains('$') {
-                fault = fault
-                    .hint("no variable is expanded here: write `FROM IMAGE AS NAME`, where one is, and use the name");
-            }
-            self.fault(fault, Some(&statement.span))
-        })?;
+        let reference = self.reference(name, statement)?;
         let resolved = self.image_of(reference, platform, statement, key);
         // A stage of nearly that name was probably meant.
         match (resolved, crate::plan::nearest(&name.to_lowercase(), &names)) {

@@ -161,7 +161,8 @@ fn matches(source: &SourceTree, path: &[u8]) -> Result<Vec<Vec<u8>>, Fault> {
     let names: Vec<&[u8]> = names(path).collect();
     let plain = names.iter().take_while(|name| !glob::has_wildcard(name)).count();
     let folder = source.resolve(&names[..plain].join(&b'/'), true)?;
-    let Some(folder) = source.lookup(&folder)? else { return Ok(Vec::new()) };
+    let found = source.lookup(&folder)?.filter(|found| found.is_folder() || !source.is_local());
+    let Some(folder) = found else { return Err(not_found(source, &folder)?) };
     let mut found = Vec::new();
     find_matches(source, &folder, &names[plain..], &mut found)?;
     Ok(found)

@@ -158,10 +158,32 @@ fn what_cannot_be_says_so_at_its_line() {
         ("COPY --chmod=9 . /x", "invalid chmod parameter"),
         ("RUN --mount=type=bind,target=/ x", "invalid mount target"),
         ("RUN --mount=from=base,source=/nope,target=/x y", "\"/nope\": not found"),
+        ("COPY nope/* /x/", "\"/nope\": not found"),
+        ("COPY --from=base nope/*/x /x/", "\"/nope\": not found"),
+        ("COPY --link --chown=web . /x", "names a user"),
+        ("COPY --link --chown=3:web . /x", "names a user"),
     ] {
         let error = world.refuse(&format!("FROM base\n{line}\n"));
         assert!(error.contains(what) && error.contains("Dockerfile:2"), "{error}");
     }
+}
+
+#[test]
+fn g1_what_no_stage_could_name_is_refused_also_in_stages_that_are_not_built() {
+    let world = World::new();
+    for stage in [
+        "FROM base:$nope",
+        "FROM BASE",
+        "FROM --platform=a/b/c/d base",
+        "FROM base AS un\nCOPY --from=Bad /a /b",
+        "FROM base AS un\nRUN --mount=from=Bad,target=/x x",
+    ] {
+        let error = world.refuse(&format!("{stage}\nFROM base\n"));
+        assert!(error.contains("Dockerfile:"), "{error}");
+    }
+    let error = world.refuse("FROM base AS Web\nFROM Web\n");
+    assert!(error.contains("names of stages are lower case here: `FROM web`"), "{error}");
+    world.build("FROM base AS Web\nFROM web\nCOPY --from=WEB . /x\n");
 }
 
 #[test]
