@@ -24,6 +24,8 @@ fn steps_run_within_what_the_options_say() {
             &["--add-host=up:host-gateway"],
         ),
         ("RUN [ $(df -k /dev/shm | awk 'END { print $2 }') = 1024 ]", &["--shm-size=1m", "--network=none"]),
+        // Word for word what BuildKit mounts then.
+        ("RUN grep -q '^tmpfs /dev/shm tmpfs rw,nosuid,relatime,size=1024k' /proc/mounts", &["--shm-size=1m"]),
         ("RUN [ $(ulimit -n)-$(ulimit -Hn) = 123-456 ]", &["--ulimit=nofile=123:456", "--network=none"]),
         ("RUN [ $(grep -c : /proc/net/dev) = 1 ]", &["--network=none"]),
     ]

@@ -207,7 +207,7 @@ fn describe_step(
         for mount in mounts.iter_mut().filter(|mount| mount.destination() == Path::new("/dev/shm")) {
             let options = mount.options().clone().unwrap_or_default();
             let kept = options.into_iter().filter(|option| !["noexec", "nodev"].contains(&option.as_str()));
-            mount.set_options(Some(kept.collect()));
+            mount.set_options(Some(kept.collect())).set_source(Some("tmpfs".into()));
         }
     }
     for mount in &step.mounts {
