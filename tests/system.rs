@@ -35,7 +35,8 @@ fn what_everything_takes_is_told_and_what_nobody_uses_is_removed() {
     }
     assert!(!pruned.contains("untagged: busybox"), "a container is made of it: {pruned}");
     assert_eq!(env.slipway(["ps", "-a", "--format", "{{.Names}}"]).success(), "lives\n");
-    assert_eq!(env.slipway(["images", "--format", "{{.Repository}}"]).success(), "busybox\n");
+    let images = env.slipway(["images"]).success();
+    assert!(images.lines().count() == 2 && images.contains("busybox"), "{images}");
     assert_eq!(env.slipway(["volume", "ls", "-q"]).success(), "");
     assert!(env.slipway(["system", "prune", "--filter", "x=1"]).failure(1).contains("invalid filter 'x=1'"));
 }
