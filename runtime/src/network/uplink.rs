@@ -86,6 +86,8 @@ fn run(
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let enter = move || {
+        // A supervisor holds signals back that are to end this program.
+        sys::unblock_signals();
         // It may not look at the namespaces of the keeper, but it may open a file.
         let mounted =
             sys::unshare(libc::CLONE_NEWNS).and_then(|()| sys::mount(&source, &target, c"", libc::MS_BIND, None));
