@@ -209,6 +209,13 @@ fn a_plain_user_publishes_ports_and_keeps_data_in_volumes() {
         user.slipway(["rm", "web"]).success();
     }
     user.slipway(["volume", "rm", "data"]).success();
+    // A volume starts with the owners of the image's folder.
+    let context =
+        user.context("FROM busybox\nRUN --network=none mkdir /data && echo x >/data/x && chown -R 33:44 /data\n");
+    user.slipway(["build", "-q", "-t", "app", &context]).success();
+    let flags =
+        ["run", "--rm", "--network=none", "-v", "owned:/data", "app", "stat", "-c", "%u:%g", "/data", "/data/x"];
+    assert_eq!(user.slipway(flags).success(), "33:44\n33:44\n");
     let refused = user.slipway(["run", "--rm", "-p", "53:53/udp", "busybox", "true"]).failure(125);
     assert!(refused.contains("only TCP ports can be published"), "{refused}");
 }

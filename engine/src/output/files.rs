@@ -54,7 +54,10 @@ pub(crate) fn write_tar(snapshots: &[(String, Snapshot)], mut sink: impl Write) 
 /// Writes all files of a snapshot into a folder, over what is there. Without root, everything belongs to the caller.
 pub(crate) fn write_folder(snapshot: &Snapshot, folder: &Path) -> Result<(), FilesError> {
     let tree = snapshot.tree()?;
-    into_folder(folder, |sink| Ok(layer::pack_tree(&tree, sink, &PackOptions::default()).map(drop)?))
+    // A plain user's files stay theirs, although they are root where this runs.
+    into_folder(folder, layer::rights::is_machine_root(), |sink| {
+        Ok(layer::pack_tree(&tree, sink, &PackOptions::default()).map(drop)?)
+    })
 }
 
 /// Copies what lies below a folder of a snapshot into `folder`, with owners and modes; says whether it was there.
@@ -62,7 +65,7 @@ pub(crate) fn copy_out(tree: &Tree, path: &str, folder: &Path) -> Result<bool, F
     let Some(root) = tree.lookup(path, Follow::Last)?.filter(|node| node.kind == NodeKind::Directory) else {
         return Ok(false);
     };
-    into_folder(folder, |sink| {
+    into_folder(folder, layer::rights::gives_owners(), |sink| {
         let mut tar = layer::tar::Writer::new(sink);
         append_below(tree, &root, root.path.len(), &mut tar)?;
         tar.finish()?;
@@ -98,18 +101,17 @@ fn append_below<W: Write>(
 /// Runs a writer of a tar on one side of a pipe, and applies the tar to a folder on the other.
 fn into_folder(
     folder: &Path,
+    chown: bool,
     write: impl FnOnce(&mut dyn Write) -> Result<(), FilesError> + Send,
 ) -> Result<(), FilesError> {
     let failed = |source| FilesError::Folder { path: folder.to_owned(), source };
     fs::create_dir_all(folder).map_err(failed)?;
     let root = File::open(folder).map_err(failed)?;
     let (mut reader, writer) = io::pipe().map_err(FilesError::Pipe)?;
-    // A plain user's files stay theirs, although they are root where this runs.
-    let is_root = layer::rights::is_machine_root();
     let options = ApplyOptions {
         whiteouts: Whiteouts::Literal,
-        chown: is_root,
-        devices: if is_root { Devices::CreateIfPermitted } else { Devices::Skip },
+        chown,
+        devices: if layer::rights::is_machine_root() { Devices::CreateIfPermitted } else { Devices::Skip },
         ..ApplyOptions::default()
     };
     std::thread::scope(|scope| {
