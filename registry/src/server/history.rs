@@ -10,10 +10,10 @@ use super::error::RequestError;
 use super::manifests;
 use super::response::{self, set_next};
 use super::routes::Paging;
-use crate::storage::{Change, Repository, StorageError};
+use crate::storage::Change;
 
-/// The longest page of a history.
-const MAX_PAGE: usize = 1000;
+/// The longest page of a history. Each change is an object of its own to read.
+const MAX_PAGE: usize = 100;
 
 /// Answers `GET /v2/[NAME/]_oci/ext/discover` (distribution-spec, `extensions/_oci.md`).
 pub(crate) fn discover() -> Response<Body> {
@@ -44,7 +44,7 @@ pub(crate) async fn list(
 ) -> Result<Response<Body>, RequestError> {
     let here = app.repository(repository);
     let limit = paging.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
-    let latest = latest(&here, tag).await?;
+    let latest = here.changes(tag).await?;
     if latest == 0 {
         return Err(RequestError::UnknownManifest { reference: tag.to_string() });
     }
@@ -77,21 +77,6 @@ fn entry(change: &Change) -> serde_json::Value {
         entry["by"] = by.as_str().into();
     }
     entry
-}
-
-/// Returns the number of the latest change of a tag; 0 when there was none.
-async fn latest(here: &Repository, tag: &Tag) -> Result<u64, StorageError> {
-    if let Some(named) = here.tag(tag).await? {
-        return Ok(named.sequence);
-    }
-    let mut latest = 0;
-    loop {
-        let page = here.history(tag, latest, MAX_PAGE).await?;
-        match page.entries.last() {
-            Some(last) => latest = last.sequence,
-            None => return Ok(latest),
-        }
-    }
 }
 
 /// Answers `GET /v2/NAME/_slipway/tags/moment?tag=TAG&at=TIME` as a pull of the tag would have been then.

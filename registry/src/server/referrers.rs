@@ -10,7 +10,7 @@ use super::response::{self, encoded, set_next};
 use super::routes::Paging;
 use crate::storage::referrers::ReferrersLimit;
 
-/// The most referrers in one answer.
+/// The most referrers in one answer, and the most that are looked at for one.
 const MAX_PAGE: usize = 1000;
 /// How long an answer may get before the rest is left to the next page: clients take manifests of 4 MiB.
 const MAX_BYTES: usize = 3 * 1024 * 1024;
@@ -26,10 +26,9 @@ pub(crate) async fn list(
     let artifact_type = artifact_type.filter(|text| !text.is_empty());
     let count = paging.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
     let after = paging.after.map(|text| text.parse::<Digest>()).transpose()?;
-    let limit = ReferrersLimit { count, bytes: MAX_BYTES };
+    let limit = ReferrersLimit { count, bytes: MAX_BYTES, looks: MAX_PAGE };
     let here = app.repository(repository);
-    let (referrers, more) = here.referrers(&subject, artifact_type.as_deref(), after.as_ref(), limit).await?;
-    let next = referrers.last().filter(|_| more).map(|last| last.digest.to_string());
+    let (referrers, next) = here.referrers(&subject, artifact_type.as_deref(), after.as_ref(), limit).await?;
     let index = serde_json::to_value(Index::new(referrers)).map_err(|error| RequestError::Storage(error.into()))?;
     let mut answer = response::json(media_type::OCI_INDEX, &index);
     if artifact_type.is_some() {

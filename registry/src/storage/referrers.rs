@@ -19,6 +19,8 @@ pub struct ReferrersLimit {
     pub count: usize,
     /// Not much more than so many bytes of them, but at least one.
     pub bytes: usize,
+    /// So many are looked at, whether they are wanted or not.
+    pub looks: usize,
 }
 
 /// Where a referrer is known from.
@@ -31,7 +33,7 @@ enum Known {
 
 impl Repository {
     /// Returns manifests that are about `subject`, sorted by digest: those after `after`, with a given artifact type if
-    /// one is given, and whether more would follow.
+    /// one is given, and the one after which to go on if there may be more.
     ///
     /// Beside those that we know of, these are the ones that a client noted under the fallback tag because some registry
     /// did not. Only what is returned is kept in memory: each may have annotations of megabytes.
@@ -41,13 +43,14 @@ impl Repository {
         artifact_type: Option<&str>,
         after: Option<&Digest>,
         limit: ReferrersLimit,
-    ) -> Result<(Vec<Descriptor>, bool), StorageError> {
+    ) -> Result<(Vec<Descriptor>, Option<Digest>), StorageError> {
         let noted = self.fallback_index(subject).await?;
         let noted: BTreeMap<Digest, Option<String>> =
             noted.into_iter().flat_map(|index| index.manifests).map(|it| (it.digest, it.artifact_type)).collect();
         let prefix = keys::referrers(&self.name, subject);
-        let (mut found, mut bytes) = (Vec::new(), 0);
+        let (mut found, mut bytes, mut looks) = (Vec::new(), 0, 0);
         let mut from = after.cloned();
+        let mut seen = from.clone();
         loop {
             let start = from.as_ref().map(|digest| keys::referrers_after(&self.name, subject, digest));
             let listed = self.storage.objects().list(&prefix, start.as_ref(), 1000).await?;
@@ -66,6 +69,11 @@ impl Repository {
             }
             candidates.extend(pushed.into_iter().map(|(digest, key)| (digest, Known::Pushed(key))));
             for (digest, known) in candidates {
+                if looks == limit.looks {
+                    return Ok((found, seen));
+                }
+                looks += 1;
+                let before = seen.replace(digest.clone());
                 let Some(descriptor) = self.referrer(&digest, known).await? else { continue };
                 if artifact_type.is_some_and(|wanted| descriptor.artifact_type.as_deref() != Some(wanted)) {
                     continue;
@@ -73,13 +81,13 @@ impl Repository {
                 let of_annotations = |(key, value): (&String, &String)| key.len() + value.len() + 8;
                 bytes += 512 + descriptor.annotations.iter().map(of_annotations).sum::<usize>();
                 if found.len() == limit.count || (bytes > limit.bytes && !found.is_empty()) {
-                    return Ok((found, true));
+                    return Ok((found, before));
                 }
                 found.push(descriptor);
             }
             match last {
                 Some(last) => from = Some(last),
-                None => return Ok((found, false)),
+                None => return Ok((found, None)),
             }
         }
     }

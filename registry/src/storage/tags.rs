@@ -182,19 +182,25 @@ impl Repository {
 
     /// Returns what a tag named at a moment, by the store's clock, if it named something.
     pub async fn tag_at(&self, tag: &Tag, moment: Timestamp) -> Result<Option<Change>, StorageError> {
-        let (mut after, mut latest) = (0, None);
-        loop {
-            let page = self.history(tag, after, 1000).await?;
-            for change in page.entries {
-                after = change.sequence;
-                if change.at <= moment {
+        // Changes come one after the other, so the last one before the moment is found by halves.
+        let (mut before, mut after, mut latest) = (0, self.changes(tag).await? + 1, None);
+        while before + 1 < after {
+            let middle = before + (after - before) / 2;
+            match self.history(tag, middle - 1, 1).await?.entries.pop() {
+                Some(change) if change.at <= moment => {
+                    before = change.sequence.max(middle);
                     latest = Some(change);
                 }
-            }
-            if !page.more {
-                return Ok(latest.filter(|change: &Change| change.digest.is_some()));
+                Some(_) | None => after = middle,
             }
         }
+        Ok(latest.filter(|change: &Change| change.digest.is_some()))
+    }
+
+    /// Returns how often a tag was changed, which is the number of the latest change.
+    pub async fn changes(&self, tag: &Tag) -> Result<u64, StorageError> {
+        let slot = self.storage.slot::<TagRecord>(&keys::tag(&self.name, tag)).await?;
+        Ok(self.latest_change(tag, &slot).await?.map_or(0, |change| change.sequence))
     }
 
     /// Sets a tag back to the last manifest that it named before the one, or the nothing, that it names now. Returns

@@ -263,6 +263,47 @@ fn tags_are_compared_and_swapped_and_remembered() {
     });
 }
 
+/// Counts calls.
+#[derive(Default)]
+struct Counted(AtomicUsize);
+
+impl Gate for Counted {
+    fn pass(&self, _call: &'static str, _what: &str) -> BoxFuture<'static, Fate> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Fate::Done).boxed()
+    }
+}
+
+#[test]
+fn what_a_tag_named_is_found_without_reading_all_of_its_history() {
+    on_memory(without_grace(), async |memory, storage| {
+        let repository = storage.repository(&name("a"));
+        let mut changes = Vec::new();
+        for number in 0..300_u16 {
+            let layer = number.to_le_bytes();
+            changes.push(Some(push(&repository, &[&layer], &[tag("t")]).await.expect("pushed")));
+            if number % 7 == 3 {
+                repository.delete_tag(&tag("t"), None).await.expect("deleted");
+                changes.push(None);
+            }
+        }
+        let history = repository.history(&tag("t"), 0, 1000).await.expect("read").entries;
+        assert_eq!(history.len(), changes.len());
+        let count = Arc::new(Counted::default());
+        let counted = Storage::new(memory.behind(count.clone()).backend(), without_grace());
+        let looked = counted.repository(&name("a"));
+        for (change, digest) in history.iter().zip(&changes) {
+            count.0.store(0, Ordering::Relaxed);
+            let then = looked.tag_at(&tag("t"), change.at).await.expect("read");
+            assert_eq!(then.and_then(|change| change.digest), *digest);
+            assert!(count.0.load(Ordering::Relaxed) < 50, "{count:?} calls", count = count.0);
+        }
+        let before = history[0].at - Duration::from_secs(1);
+        assert_eq!(looked.tag_at(&tag("t"), before).await.expect("read"), None);
+        assert_eq!(looked.changes(&tag("t")).await.expect("read"), history.len() as u64);
+    });
+}
+
 #[test]
 fn an_immutable_tag_stays() {
     let immutable = TagPatterns::new(["v*".to_owned()]);
@@ -300,24 +341,31 @@ fn referrers_are_those_pushed_and_those_noted() {
         let (bytes, parsed, digest) = parsed(&Index::new(vec![referring[2].clone()]));
         let fallback = tag(&format!("sha256-{}", subject.hex()));
         put(&repository, &bytes, &parsed, &digest, &[fallback], None).await.expect("noted");
-        let limit = ReferrersLimit { count: 10, bytes: 1 << 20 };
+        let limit = ReferrersLimit { count: 10, bytes: 1 << 20, looks: 100 };
         let (all, more) = repository.referrers(&subject, None, None, limit).await.expect("listed");
         let mut expected: Vec<_> = referring.iter().map(|it| it.digest.clone()).collect();
         expected.sort();
         assert_eq!(all.iter().map(|it| it.digest.clone()).collect::<Vec<_>>(), expected);
-        assert!(!more && all.iter().all(|it| it.artifact_type.as_deref() == Some("application/x")));
+        assert!(more.is_none() && all.iter().all(|it| it.artifact_type.as_deref() == Some("application/x")));
         assert!(all.iter().all(|it| it.annotations.contains_key("n")));
-        let one = ReferrersLimit { count: 1, bytes: 1 << 20 };
-        let (mut seen, mut after) = (Vec::new(), None);
-        loop {
-            let (page, more) = repository.referrers(&subject, None, after.as_ref(), one).await.expect("listed");
-            seen.extend(page.iter().map(|it| it.digest.clone()));
-            after = seen.last().cloned();
-            if !more {
-                break;
+        // Also when those that are looked at are not among those that are wanted.
+        for (wanted, count, looks) in
+            [(None, 1, 100), (None, 10, 1), (Some("application/x"), 1, 2), (Some("other"), 1, 1)]
+        {
+            let (mut seen, mut after) = (Vec::new(), None);
+            for _ in 0..10 {
+                let limit = ReferrersLimit { count, bytes: 1 << 20, looks };
+                let (page, next) = repository.referrers(&subject, wanted, after.as_ref(), limit).await.expect("listed");
+                assert!(page.len() <= count.min(looks));
+                seen.extend(page.iter().map(|it| it.digest.clone()));
+                after = next;
+                if after.is_none() {
+                    break;
+                }
             }
+            assert!(after.is_none(), "it ends");
+            assert_eq!(seen, if wanted == Some("other") { Vec::new() } else { expected.clone() });
         }
-        assert_eq!(seen, expected);
         repository.delete_manifest(&referring[0].digest, None).await.expect("deleted");
         assert_eq!(
             repository.referrers(&subject, Some("application/x"), None, limit).await.expect("listed").0.len(),
