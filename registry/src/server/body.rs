@@ -5,9 +5,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,6 +16,8 @@ use axum::http::header;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
+use rustix::buffer::spare_capacity;
+use rustix::io::{pread, retry_on_intr};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
@@ -169,6 +170,7 @@ pub(crate) struct FileBody {
     offset: u64,
     /// How many bytes are still to be sent, the chunk that is being read among them.
     left: u64,
+    buffers: Buffers,
     memory: Memory,
     _sharer: Sharer,
 }
@@ -178,13 +180,14 @@ impl FileBody {
     /// they leave together with the headers.
     pub(crate) async fn body(file: File, offset: u64, size: u64, memory: Memory) -> io::Result<Body> {
         let _sharer = memory.enter();
-        let (file, bytes) = read_chunk(file, offset, chunk(size, &memory)).await?;
+        let buffers = Buffers::default();
+        let (file, bytes) = read_chunk(file, offset, chunk(size, &memory), buffers.clone()).await?;
         let read = bytes.len() as u64;
         if read == size {
             return Ok(Body::from(bytes));
         }
         let ready = tokio::spawn(std::future::ready(Ok((file, bytes))));
-        Ok(Body::new(Self { next: Some(ready), offset: offset + read, left: size, memory, _sharer }))
+        Ok(Body::new(Self { next: Some(ready), offset: offset + read, left: size, buffers, memory, _sharer }))
     }
 }
 
@@ -200,7 +203,7 @@ impl hyper::body::Body for FileBody {
         self.left = self.left.saturating_sub(bytes.len() as u64);
         if self.left > 0 {
             let want = chunk(self.left, &self.memory);
-            self.next = Some(tokio::spawn(read_chunk(file, self.offset, want)));
+            self.next = Some(tokio::spawn(read_chunk(file, self.offset, want, self.buffers.clone())));
             self.offset += want as u64;
         }
         Poll::Ready(Some(Ok(Frame::data(bytes))))
@@ -222,14 +225,57 @@ fn chunk(left: u64, memory: &Memory) -> usize {
 }
 
 /// Reads bytes of a file that has them.
-async fn read_chunk(file: File, offset: u64, want: usize) -> io::Result<(File, Bytes)> {
+async fn read_chunk(file: File, offset: u64, want: usize, buffers: Buffers) -> io::Result<(File, Bytes)> {
     store::blocking::run(move || {
-        let mut bytes = vec![0; want];
-        // A file that is shorter than it was must not become a response that is shorter than announced.
-        file.read_exact_at(&mut bytes, offset)?;
-        Ok((file, Bytes::from(bytes)))
+        let mut buffer = buffers.take(want);
+        while buffer.bytes.len() < want {
+            let at = offset + buffer.bytes.len() as u64;
+            // A file that is shorter than it was must not become a response that is shorter than announced.
+            if retry_on_intr(|| pread(&file, spare_capacity(&mut buffer.bytes), at))? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        buffer.bytes.truncate(want);
+        Ok((file, Bytes::from_owner(buffer)))
     })
     .await
+}
+
+/// Buffers of one answer that were sent, to be read into again: memory that the system has to find and clear first
+/// costs as much as what is read.
+#[derive(Clone, Debug, Default)]
+struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+/// A buffer that goes back when it is sent.
+struct Buffer {
+    bytes: Vec<u8>,
+    home: Buffers,
+}
+
+impl Buffers {
+    /// Returns an empty buffer with room for so many bytes, and for not many more.
+    fn take(&self, size: usize) -> Buffer {
+        let used = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut bytes = used.filter(|used| (size..2 * size).contains(&used.capacity())).unwrap_or_default();
+        bytes.clear();
+        bytes.reserve_exact(size);
+        Buffer { bytes, home: self.clone() }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut sent = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if sent.is_empty() {
+            sent.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 #[cfg(test)]
@@ -308,5 +354,23 @@ mod tests {
         assert_eq!(memory.share(CHUNK), CHUNK / 4);
         drop(bodies);
         assert_eq!(memory.share(CHUNK), CHUNK);
+    }
+    #[tokio::test]
+    async fn a_file_goes_through_a_few_buffers() {
+        use std::io::Write as _;
+        let mut file = tempfile::tempfile().expect("a file");
+        let bytes: Vec<u8> = (0..9 << 18).flat_map(|number: u32| number.to_le_bytes()).collect();
+        file.write_all(&bytes).expect("written");
+        let (start, size) = (5, bytes.len() - 5 - 7);
+        let mut body = FileBody::body(file, start as u64, size as u64, Memory::default()).await.expect("readable");
+        let (mut all, mut places) = (Vec::new(), std::collections::HashSet::new());
+        while let Some(frame) = body.frame().await {
+            let piece = frame.expect("read").into_data().expect("data");
+            places.insert(piece.as_ptr());
+            all.extend_from_slice(&piece);
+        }
+        assert!(all == bytes[start..start + size]);
+        // One is sent while the next is read; the last chunk is shorter.
+        assert!(places.len() <= 3, "{places:?}");
     }
 }
