@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -236,6 +237,12 @@ pub trait DataWriter: fmt::Debug + Send {
 
     /// Makes what was taken in survive this process and the machine, and tells how to carry on.
     async fn pause(&mut self) -> Result<Checkpoint, ObjectError>;
+
+    /// Begins what `pause` does, beside what is written next, and returns what ends with it. It may be dropped.
+    async fn pause_beside(&mut self) -> Result<BoxFuture<'static, Result<Checkpoint, ObjectError>>, ObjectError> {
+        let checkpoint = self.pause().await?;
+        Ok(std::future::ready(Ok(checkpoint)).boxed())
+    }
 
     /// Makes the object visible, whole and safe from a crash of the machine, and returns its size.
     async fn finish(self: Box<Self>) -> Result<u64, ObjectError>;

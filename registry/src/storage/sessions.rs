@@ -14,6 +14,7 @@ use futures_util::StreamExt as _;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use oci::{Algorithm, Digest, Hasher, RepositoryName};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use super::blobs::{Arrival, CommitError};
 use super::id::Id;
@@ -123,9 +124,31 @@ pub struct Upload {
     stage: Stage,
     /// What the record is replaced under.
     condition: Condition,
-    /// How many bytes the record knows of.
+    /// How many bytes the record knows of, when `noting` has ended.
     noted: u64,
+    /// The next record, which is written beside what comes next; it gives what that is replaced under.
+    noting: Option<JoinHandle<Result<Condition, UploadError>>>,
     failed: bool,
+}
+
+/// How far an upload came at some moment, to be noted.
+struct Note {
+    storage: Storage,
+    key: Key,
+    record: SessionRecord,
+    bytes: Bytes,
+    condition: Condition,
+}
+
+impl Note {
+    /// Writes it down, and returns what it is replaced under.
+    async fn write(self) -> Result<Condition, UploadError> {
+        let Self { storage, key, record, bytes, condition } = self;
+        let replaced = storage.replace(&key, &record, &bytes, condition).await?;
+        let (version, _) = replaced.ok_or(UploadError::Busy)?;
+        storage.sync().await?;
+        Ok(Condition::Is(version))
+    }
 }
 
 /// Where the bytes are.
@@ -294,7 +317,17 @@ impl Repository {
                     }
                 };
                 let (size, repository) = (record.size, self.clone());
-                Ok(Upload { repository, id: id.clone(), size, hasher, stage, condition, noted: size, failed: false })
+                Ok(Upload {
+                    repository,
+                    id: id.clone(),
+                    size,
+                    hasher,
+                    stage,
+                    condition,
+                    noted: size,
+                    noting: None,
+                    failed: false,
+                })
             }
         }
     }
@@ -330,7 +363,17 @@ impl Repository {
     fn fresh(&self, id: UploadId, condition: Condition) -> Upload {
         let hasher = Hasher::new(id.algorithm);
         let stage = Stage::Few(BytesMut::new());
-        Upload { repository: self.clone(), id, size: 0, hasher, stage, condition, noted: 0, failed: false }
+        Upload {
+            repository: self.clone(),
+            id,
+            size: 0,
+            hasher,
+            stage,
+            condition,
+            noted: 0,
+            noting: None,
+            failed: false,
+        }
     }
 
     async fn verify(&self, id: &UploadId) -> Result<(), UploadError> {
@@ -385,11 +428,43 @@ impl Upload {
             }
         };
         self.size += added as u64;
-        self.failed = false;
         if self.size - self.noted >= NOTE_EVERY {
-            self.pause().await?;
+            self.pause_beside().await?;
+        }
+        self.failed = false;
+        Ok(())
+    }
+
+    /// Begins to make what came so far survive, beside what comes next.
+    async fn pause_beside(&mut self) -> Result<(), UploadError> {
+        self.await_note().await?;
+        let Stage::Many(writer, _) = &mut self.stage else { return Ok(()) };
+        let paused = writer.pause_beside().await?;
+        let mut note = self.note(None, Bytes::new());
+        self.noted = self.size;
+        self.noting = Some(tokio::spawn(async move {
+            note.record.data = Some(paused.await?);
+            note.write().await
+        }));
+        Ok(())
+    }
+
+    /// Waits for the note that is being written, if there is one.
+    async fn await_note(&mut self) -> Result<(), UploadError> {
+        if let Some(noting) = self.noting.take() {
+            let noted = noting.await.map_err(|error| ObjectError::Unavailable { source: error.into() })?;
+            self.condition = noted.inspect_err(|_| self.failed = true)?;
         }
         Ok(())
+    }
+
+    /// Describes how far it came.
+    fn note(&self, data: Option<Checkpoint>, bytes: Bytes) -> Note {
+        let hash = self.hasher.state().iter().map(|byte| format!("{byte:02x}")).collect();
+        let repository = self.repository.name.as_str().to_owned();
+        let record = SessionRecord { repository, size: self.size, hash, data };
+        let (storage, key) = (self.repository.storage.clone(), keys::upload(self.id.id));
+        Note { storage, key, record, bytes, condition: self.condition.clone() }
     }
 
     /// Makes what came so far survive this process and the machine, so that another request can go on from here.
@@ -397,24 +472,14 @@ impl Upload {
         if self.failed {
             return Err(UploadError::Unknown);
         }
+        self.await_note().await?;
         let (data, bytes) = match &mut self.stage {
             Stage::Few(few) => (None, few.clone().freeze()),
             Stage::Many(writer, _) => (Some(writer.pause().await?), Bytes::new()),
             Stage::Finished(_) => return Ok(()),
         };
-        let hash = self.hasher.state().iter().map(|byte| format!("{byte:02x}")).collect();
-        let repository = self.repository.name.as_str().to_owned();
-        let record = SessionRecord { repository, size: self.size, hash, data };
-        let storage = &self.repository.storage;
-        let key = keys::upload(self.id.id);
-        match storage.replace(&key, &record, &bytes, self.condition.clone()).await? {
-            Some((version, _)) => self.condition = Condition::Is(version),
-            None => {
-                self.failed = true;
-                return Err(UploadError::Busy);
-            }
-        }
-        storage.sync().await?;
+        let written = self.note(data, bytes).write().await;
+        self.condition = written.inspect_err(|error| self.failed |= matches!(error, UploadError::Busy))?;
         self.noted = self.size;
         Ok(())
     }
@@ -427,6 +492,7 @@ impl Upload {
         if self.failed {
             return Err(UploadError::Unknown);
         }
+        self.await_note().await?;
         let known = (expected.algorithm() == self.id.algorithm).then(|| self.hasher.clone().finish());
         let is_other = known.as_ref().is_some_and(|actual| actual != expected);
         // Whoever has to try again finds the data where it is finished, and only by its whole size.
@@ -543,4 +609,64 @@ fn bytes_of(hex: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let pairs = hex.as_bytes().chunks(2);
     pairs.map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::future::{BoxFuture, FutureExt as _};
+    use tokio::sync::Semaphore;
+
+    use super::super::StorageOptions;
+    use super::super::objects::memory::{Fate, Gate, Memory};
+    use super::*;
+
+    /// Lets nobody note how far an upload came before it is told to.
+    struct NoNotes(Arc<Semaphore>);
+
+    impl Gate for NoNotes {
+        fn pass(&self, call: &'static str, what: &str) -> BoxFuture<'static, Fate> {
+            let (told, held) = (self.0.clone(), call == "put" && what.starts_with("u/"));
+            async move {
+                if held {
+                    told.acquire().await.expect("never closed").forget();
+                }
+                Fate::Done
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn how_far_an_upload_came_is_noted_beside_what_comes_next() {
+        let told = Arc::new(Semaphore::new(0));
+        let backend = Memory::default().behind(Arc::new(NoNotes(told.clone()))).backend();
+        let repository = Storage::new(backend, StorageOptions::default()).repository(&"a".parse().expect("a name"));
+        let id = repository.begin_upload(Algorithm::Sha256).await.expect("named");
+        let mut upload = repository.resume_upload(&id).await.expect("begun");
+        let piece = Bytes::from(vec![7; 8 << 20]);
+        let all = NOTE_EVERY + 3 * piece.len() as u64;
+        while upload.size() < all {
+            let appended = tokio::time::timeout(Duration::from_secs(300), upload.append(vec![piece.clone()])).await;
+            appended.expect("nobody waits for the note").expect("taken in");
+        }
+        assert_eq!(repository.upload_size(&id).await.expect("known"), 0);
+        // The request dies, and what was noted is gone on with.
+        drop(upload);
+        told.add_permits(1000);
+        while repository.upload_size(&id).await.expect("known") == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut upload = repository.resume_upload(&id).await.expect("there");
+        assert_eq!(upload.size(), NOTE_EVERY);
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        for _ in 0..all / piece.len() as u64 {
+            hasher.update(&piece);
+        }
+        for _ in 0..3 {
+            upload.append(vec![piece.clone()]).await.expect("taken in");
+        }
+        assert_eq!(upload.finish(&hasher.finish()).await.expect("a blob"), all);
+    }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
@@ -140,6 +141,10 @@ impl Writer {
     }
 }
 
+fn checkpoint(id: Id, size: u64) -> Checkpoint {
+    Checkpoint { id, size, handle: None, parts: Vec::new(), tail: None }
+}
+
 #[async_trait]
 impl DataWriter for Writer {
     async fn write(&mut self, pieces: &[Bytes]) -> Result<(), ObjectError> {
@@ -168,7 +173,26 @@ impl DataWriter for Writer {
         self.unfinished.stays.store(true, Ordering::Relaxed);
         (self.named, self.flushed) = (true, self.size);
         let Self { unfinished, size, .. } = self;
-        Ok(Checkpoint { id: unfinished.id, size: *size, handle: None, parts: Vec::new(), tail: None })
+        Ok(checkpoint(unfinished.id, *size))
+    }
+
+    async fn pause_beside(&mut self) -> Result<BoxFuture<'static, Result<Checkpoint, ObjectError>>, ObjectError> {
+        self.await_flush().await?;
+        self.flushed = self.size;
+        let Self { unfinished, size, .. } = self;
+        let checkpoint = checkpoint(unfinished.id, *size);
+        let (unfinished, path) = (unfinished.clone(), unfinished.path());
+        let synced = tokio::spawn(store::blocking::run(move || {
+            unfinished.sync()?;
+            unfinished.paths.io.sync_folder(&unfinished.paths.staging)?;
+            unfinished.stays.store(true, Ordering::Relaxed);
+            Ok(())
+        }));
+        let paused = async move {
+            let synced = synced.await.map_err(io::Error::other).and_then(|synced| synced);
+            synced.map(|()| checkpoint).map_err(|error| failed("write", &path, error))
+        };
+        Ok(paused.boxed())
     }
 
     async fn finish(mut self: Box<Self>) -> Result<u64, ObjectError> {

@@ -157,7 +157,11 @@ fn work(folder: &Path, io: Io, dice: &mut Dice) -> (Vec<Objects_>, Vec<(Id, Byte
                 let mut writer = backend.data.begin(id).await.expect("begun");
                 writer.write(std::slice::from_ref(&bytes)).await.expect("written");
                 if dice.below(2) == 0 {
-                    let checkpoint = writer.pause().await.expect("noted");
+                    let checkpoint = match dice.below(2) {
+                        0 => writer.pause().await,
+                        _ => writer.pause_beside().await.expect("begun").await,
+                    };
+                    let checkpoint = checkpoint.expect("noted");
                     drop(writer);
                     writer = backend.data.resume(&checkpoint).await.expect("asked").expect("there");
                 }
