@@ -52,6 +52,8 @@ impl Store {
     /// clients push is named under the same claim that brings it in. Whoever else stores a blob first and names it
     /// later, as a pull does, must not let this run in between.
     pub fn collect(&self) -> Result<Reclaimed, CollectError> {
+        // A record on its way keeps layers, too.
+        self.home_parts().later().rest();
         let Some(_collecting) = self.home_parts().begin_collecting() else { return Err(CollectError::Busy) };
         let work = || {
             let used = self.mark()?;

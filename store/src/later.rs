@@ -143,13 +143,18 @@ impl Later {
         }
     }
 
-    /// Waits until all that was handed in is done, and tells of the first thing that failed since the last call.
-    pub(crate) fn settle(&self) -> Result<(), BlobError> {
+    /// Waits until all that was handed in is done.
+    pub(crate) fn rest(&self) {
         let mut state = self.0.lock();
         while state.working {
             state = self.0.wait(state);
         }
-        state.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// Waits until all that was handed in is done, and tells of the first thing that failed since the last call.
+    pub(crate) fn settle(&self) -> Result<(), BlobError> {
+        self.rest();
+        self.0.lock().failed.take().map_or(Ok(()), Err)
     }
 }
 
