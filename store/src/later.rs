@@ -35,6 +35,8 @@ pub(crate) enum Job {
     File { home: Arc<Home>, path: PathBuf, bytes: Vec<u8> },
     /// Remove what nobody sees any more.
     Remove { home: Arc<Home>, path: PathBuf },
+    /// Take apart the folder that overlayfs worked in, and keep its folders for others.
+    Recycle { home: Arc<Home>, path: PathBuf },
 }
 
 /// Where the bytes of a blob are.
@@ -93,7 +95,7 @@ impl Later {
         match &job {
             Job::Place { digest, .. } => *state.digests.entry(digest.clone()).or_default() += 1,
             Job::File { path, .. } => *state.records.entry(path.clone()).or_default() += 1,
-            Job::Remove { .. } => {}
+            Job::Remove { .. } | Job::Recycle { .. } => {}
         }
         state.jobs.push_back(job);
         state.working = true;
@@ -194,7 +196,7 @@ impl Shared {
                 match job {
                     Job::Place { digest, .. } => digests.push(digest.clone()),
                     Job::File { path, .. } => records.push(path.clone()),
-                    Job::Remove { .. } => {}
+                    Job::Remove { .. } | Job::Recycle { .. } => {}
                 }
             }
             if failed {
@@ -207,6 +209,8 @@ impl Shared {
                     Job::Place { source, digest } => blobs.push((source, digest)),
                     Job::File { home, path, bytes } => files.push((home, path, bytes)),
                     Job::Remove { home, path } => rubbish.push((home, path)),
+                    // At once: the next step wants them.
+                    Job::Recycle { home, path } => rubbish.extend(home.recycle(path).map(|path| (home, path))),
                 }
             }
             let kept = keep(blobs, files);

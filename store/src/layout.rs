@@ -23,7 +23,9 @@
 //! │       ├── fN                    a small file on its way
 //! │       ├── lN/                   a layer being unpacked
 //! │       ├── aN/{upper,work}       an active snapshot: what an overlay writes to
-//! │       └── tN                    something being thrown away
+//! │       ├── sN/                   an empty folder that is to be used again
+//! │       └── trash/N               something being thrown away
+//! ├── idle/N/                       an empty one of these that the next process takes over
 //! ├── partial/ALGORITHM-HEX         a download that another process may carry on, locked while in use
 //! ├── blobs/ALGORITHM/HH/HEX        bytes by their digest, HH being the first two of HEX
 //! ├── patches/ALGORITHM/HH/HEX      blobs that are kept as what they do not share with another
@@ -105,6 +107,11 @@ impl Layout {
     /// Returns the folder of what is unfinished.
     pub fn staging(&self) -> PathBuf {
         self.home.join("staging")
+    }
+
+    /// Returns a place for what a process leaves to the next one.
+    pub fn idle(&self, number: usize) -> PathBuf {
+        self.home.join("idle").join(number.to_string())
     }
 
     /// Returns the folder of downloads that can be carried on.

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -95,7 +95,15 @@ struct Session {
     _lock: File,
     /// Whether the folder for rubbish is there.
     has_trash: bool,
+    /// Empty folders that are to be used again.
+    spare: Vec<PathBuf>,
 }
+
+/// So many empty folders are kept: what a step needs on each of a few processors.
+const MOST_SPARE: usize = 8;
+
+/// So many folders of sessions wait for others.
+const MOST_IDLE: usize = 4;
 
 impl Home {
     /// Takes part in the store, and sweeps up after processes that died in it.
@@ -278,6 +286,52 @@ impl Home {
         Ok(())
     }
 
+    /// Makes a folder, or takes an empty one that is no longer used: a file system whose disk is told of all that becomes
+    /// free takes a hundred times longer to remove a folder than to move one.
+    pub(crate) fn make_folder(&self, path: &Path, mode: u32) -> Result<(), FileError> {
+        let spare = self.session().as_mut().and_then(|session| session.spare.pop());
+        if spare.is_none_or(|spare| fs::rename(spare, path).is_err()) {
+            fs::DirBuilder::new().mode(mode).create(path).during("create the folder", path)?;
+        }
+        // The umask took its part, or it was made for something else.
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).during("create the folder", path)
+    }
+
+    /// Moves a folder that overlayfs worked in out of sight at once, and recycles it beside the caller's work.
+    pub(crate) fn recycle_later(self: &Arc<Self>, path: &Path) -> Result<(), FileError> {
+        if let Some(path) = self.put_aside(path)? {
+            self.later.submit(Job::Recycle { home: self.clone(), path });
+        }
+        Ok(())
+    }
+
+    /// Keeps the folders of such a one; gives back what is to be removed.
+    pub(crate) fn recycle(&self, path: PathBuf) -> Option<PathBuf> {
+        let inner = path.join("work");
+        let mark = inner.join("incompat");
+        let volatile = mark.join("volatile");
+        // Others' folders may be those of another user.
+        if !rustix::process::geteuid().is_root() || fs::remove_file(volatile.join("dirty")).is_err() {
+            return Some(path);
+        }
+        // From the inside, so that each is empty when its turn comes. None was ever seen by a container.
+        let kept = [&volatile, &mark, &inner, &path].iter().all(|folder| self.keep_spare(folder));
+        (!kept).then_some(path)
+    }
+
+    /// Keeps a folder if it is empty and there are not enough.
+    fn keep_spare(&self, folder: &Path) -> bool {
+        let mut session = self.session();
+        let Some(session) = session.as_mut().filter(|session| session.spare.len() < MOST_SPARE) else { return false };
+        let is_empty = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
+        let spare = session.folder.join(format!("s{}", self.counter.fetch_add(1, Ordering::Relaxed)));
+        let kept = is_empty && fs::rename(folder, &spare).is_ok();
+        if kept {
+            session.spare.push(spare);
+        }
+        kept
+    }
+
     /// Holds a lock file until the guard is dropped; waits for whoever has it.
     pub(crate) fn hold(&self, name: &str) -> Result<File, FileError> {
         lock(&self.layout.lock(name), FlockOperation::LockExclusive)
@@ -327,18 +381,63 @@ impl Home {
         Ok(session.insert(born).folder.clone())
     }
 
+    /// Leaves a session's folder to the next process, if nothing is in it but empty folders; says whether it did.
+    fn lay_aside(&self, session: &Session) -> bool {
+        let is_empty = |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
+        let is_idle = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default();
+            name == "lock" || session.spare.contains(path) || (name == "trash" && is_empty(path))
+        };
+        let entries = fs::read_dir(&session.folder).into_iter().flatten();
+        if !entries.map(|entry| entry.map(|entry| entry.path())).all(|path| path.as_ref().is_ok_and(is_idle)) {
+            return false;
+        }
+        (0..MOST_IDLE).map(|number| self.layout.idle(number)).any(|place| {
+            // What is there already is not empty, and stays.
+            let put = || fs::rename(&session.folder, &place).is_ok();
+            // The first one finds no folder for them.
+            put() || (place.parent().is_some_and(|all| fs::DirBuilder::new().mode(0o700).create(all).is_ok()) && put())
+        })
+    }
+
+    /// Takes over what another process laid aside, if there is something. The caller holds `locks/sessions`.
+    fn take_over(&self, folder: &Path) -> Result<Option<Session>, FileError> {
+        let Some(_) = (0..MOST_IDLE).find(|number| fs::rename(self.layout.idle(*number), folder).is_ok()) else {
+            return Ok(None);
+        };
+        let lock = lock(&folder.join("lock"), FlockOperation::LockExclusive)?;
+        let mut spare = Vec::new();
+        for entry in fs::read_dir(folder).during("list", folder)? {
+            let entry = entry.during("list", folder)?;
+            if let Some(number) =
+                entry.file_name().to_str().and_then(|name| name.strip_prefix('s')?.parse::<u64>().ok())
+            {
+                spare.push(entry.path());
+                // No other folder gets this name.
+                self.counter.fetch_max(number + 1, Ordering::Relaxed);
+            }
+        }
+        let has_trash = folder.join("trash").exists();
+        Ok(Some(Session { folder: folder.to_owned(), _lock: lock, has_trash, spare }))
+    }
+
     /// Makes a session. The caller holds `locks/sessions`.
     fn give_birth(&self) -> Result<Session, FileError> {
         let staging = self.layout.staging();
         for number in 0_u64.. {
             let folder = staging.join(format!("{}-{number}", std::process::id()));
+            if !folder.exists()
+                && let Some(session) = self.take_over(&folder)?
+            {
+                return Ok(session);
+            }
             match fs::DirBuilder::new().mode(0o700).create(&folder) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 other => other.during("create the folder", &folder)?,
             }
             let path = folder.join("lock");
             let lock = lock(&path, FlockOperation::LockExclusive)?;
-            return Ok(Session { folder, _lock: lock, has_trash: false });
+            return Ok(Session { folder, _lock: lock, has_trash: false, spare: Vec::new() });
         }
         unreachable!("2^64 sessions of one process")
     }
@@ -381,7 +480,10 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        self.abandon();
+        // On a disk that is told of all that becomes free, removing the folders would be most of what a small command takes.
+        if self.session().take_if(|session| self.lay_aside(session)).is_none() {
+            self.abandon();
+        }
     }
 }
 
@@ -419,4 +521,52 @@ fn open_lock(path: &Path) -> Result<File, FileError> {
 
 fn flock(file: &File, operation: FlockOperation, path: &Path) -> Result<(), FileError> {
     rustix::io::retry_on_intr(|| rustix::fs::flock(file, operation)).during("lock", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+
+    fn count(folder: &Path) -> usize {
+        fs::read_dir(folder).map_or(0, |entries| entries.flatten().count())
+    }
+
+    #[test]
+    fn the_next_process_takes_over_an_empty_folder_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let home = folder.path().join("home");
+        let (staging, idle) = (home.join("staging"), home.join("idle"));
+        let open = || {
+            let store = Store::open(&home).expect("opened");
+            drop(store.blobs().begin().expect("begun"));
+            store
+        };
+        let several: Vec<Store> = (0..MOST_IDLE + 2).map(|_| open()).collect();
+        assert_eq!((count(&staging), count(&idle)), (MOST_IDLE + 2, 0));
+        drop(several);
+        assert_eq!((count(&staging), count(&idle)), (0, MOST_IDLE));
+        let store = open();
+        assert_eq!((count(&staging), count(&idle)), (1, MOST_IDLE - 1));
+        let left = store.blobs().begin().expect("begun");
+        std::mem::forget(left);
+        drop(store);
+        // Whatever was left keeps the store open; nobody else gets its folder.
+        let again = open();
+        assert_eq!((count(&staging), count(&idle)), (2, MOST_IDLE - 2));
+        drop(again);
+        assert_eq!((count(&staging), count(&idle)), (1, MOST_IDLE - 1));
+    }
+
+    #[test]
+    fn a_folder_in_which_something_is_left_goes_away_with_it() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let home = folder.path().join("home");
+        let store = Store::open(&home).expect("opened");
+        drop(store.blobs().begin().expect("begun"));
+        let session = fs::read_dir(home.join("staging")).expect("listed").next().expect("one").expect("read").path();
+        fs::create_dir(session.join("a0")).expect("made");
+        drop(store);
+        assert_eq!((count(&home.join("staging")), count(&home.join("idle"))), (0, 0));
+    }
 }

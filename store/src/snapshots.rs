@@ -221,9 +221,10 @@ impl Snapshots {
         let id = names.into_iter().rev().collect::<Vec<_>>().join("-");
         let (snapshots, parent) = (self.clone(), parent.clone());
         let active = Active { snapshots, id, folder, parent, committed: false, _unfinished: unfinished };
-        make_folder(&active.folder, 0o700)?;
-        make_folder(&active.upper(), 0o755)?;
-        make_folder(&active.work(), 0o755)?;
+        let home = &self.home;
+        home.make_folder(&active.folder, 0o700)?;
+        home.make_folder(&active.upper(), 0o755)?;
+        home.make_folder(&active.work(), 0o755)?;
         if let Some(below) = active.parent.dirs.first() {
             copy_root(below, &active.upper())?;
         }
@@ -423,11 +424,12 @@ impl Active {
     pub fn commit(mut self, diff_id: &DiffId, hollow: bool) -> Result<Snapshot, SnapshotError> {
         self.committed = true;
         let home = self.snapshots.home.clone();
+        home.recycle_later(&self.work())?;
         if let Some(there) = self.snapshots.there(&self.parent, diff_id)? {
             home.discard_later(&self.folder)?;
             return Ok(there);
         }
-        let rubbish = if hollow { &["work", "scratch", "upper"][..] } else { &["work", "scratch"] };
+        let rubbish = if hollow { &["scratch", "upper"][..] } else { &["scratch"] };
         for name in rubbish {
             home.discard_later(&self.folder.join(name))?;
         }

@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::Ordering;
 
 use layer::Follow;
@@ -268,6 +268,44 @@ mod unpacking {
             put(store, &tar(&middle), Compression::None),
             put(store, &tar(&high), Compression::Zstd),
         ]
+    }
+
+    #[test]
+    fn folders_that_overlayfs_worked_in_are_used_again_when_nothing_is_in_them() {
+        if !is_root() {
+            return;
+        }
+        let (_folder, store) = store();
+        let begin = || store.snapshots().begin(&Snapshot::empty()).expect("begun");
+        let number = |path: &Path| fs::metadata(path).expect("there").ino();
+        let folders = |active: &Active| [active.folder.clone(), active.upper(), active.work()];
+        for leaves in [false, true] {
+            let active = begin();
+            // What overlayfs leaves there when it is told not to sync.
+            let inner = active.work().join("work");
+            fs::create_dir_all(inner.join("incompat/volatile")).expect("made");
+            atomic_file::write(&inner.join("incompat/volatile/dirty"), b"").expect("written");
+            fs::set_permissions(&inner, fs::Permissions::from_mode(0o0)).expect("changed");
+            if leaves {
+                atomic_file::write(&inner.join("#1"), b"x").expect("written");
+            }
+            let old: Vec<u64> = [inner.join("incompat/volatile"), inner.join("incompat"), inner, active.work()]
+                .iter()
+                .map(|path| number(path))
+                .collect();
+            let diff_id = DiffId(store.blobs().put_later(Vec::new()).expect("handed in"));
+            active.commit(&diff_id, true).expect("committed");
+            store.settle().expect("done");
+            let again = begin();
+            let again = folders(&again);
+            for (path, mode) in again.iter().zip([0o700, 0o755, 0o755]) {
+                assert_eq!(fs::metadata(path).expect("there").permissions().mode() & 0o7777, mode);
+            }
+            assert_eq!(fs::read_dir(&again[1]).expect("listed").count(), 0);
+            let kept = again.iter().filter(|path| old.contains(&number(path))).count();
+            // The two inside of the one that was not empty are kept.
+            assert_eq!(kept, if leaves { 2 } else { 3 });
+        }
     }
 
     #[test]
