@@ -12,6 +12,7 @@
 
 mod clients;
 mod health;
+mod memory;
 mod streams;
 
 use std::ffi::OsString;
@@ -68,6 +69,9 @@ const DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 
 /// Who ran for so long did not fail at once, and is started again without delay.
 const RAN_WELL: Duration = Duration::from_secs(10);
+
+/// Who still runs then will do so for a while.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// How long to wait for clients that do not read how it ended.
 const PARTING: Duration = Duration::from_secs(2);
@@ -152,6 +156,8 @@ struct Watch {
     log: Option<Log>,
     live: Option<Live>,
     restart_at: Option<Instant>,
+    /// When memory is given back that only a start needs.
+    shrink_at: Option<Instant>,
     delay: Duration,
     size: Option<Size>,
     /// Whether the keeper of a plain user's world was killed.
@@ -198,6 +204,7 @@ impl Watch {
             log,
             live: None,
             restart_at: None,
+            shrink_at: None,
             delay: DELAYS.0,
             size: None,
             stranded: false,
@@ -256,7 +263,9 @@ impl Watch {
             path: "state.json".into(),
             source: io::Error::other(error),
         })?;
-        self.live = Some(Live { container, service, streams, since: Instant::now(), checker });
+        let since = Instant::now();
+        self.live = Some(Live { container, service, streams, since, checker });
+        self.shrink_at = Some(since + SETTLED);
         self.container.emit("start", at, &[]);
         Ok(Report { warnings, ..Report::default() })
     }
@@ -318,6 +327,9 @@ impl Watch {
             self.ended();
         }
         self.check();
+        if self.shrink_at.take_if(|at| *at <= Instant::now()).is_some() {
+            memory::forget_program();
+        }
         if self.restart_at.is_some_and(|at| at <= Instant::now()) {
             self.restart();
         }
@@ -375,7 +387,7 @@ impl Watch {
 
     fn next_moment(&self) -> Option<Instant> {
         let check = self.live.as_ref().and_then(|live| live.checker.as_ref()).and_then(Checker::next_moment);
-        [self.restart_at, check].into_iter().flatten().min()
+        [self.restart_at, self.shrink_at, check].into_iter().flatten().min()
     }
 
     fn client(&mut self, index: usize, flags: PollFlags) {
@@ -475,6 +487,7 @@ impl Watch {
             let _: io::Result<()> = log.finish((self.now)());
         }
         let Some(Live { container, service, since, .. }) = self.live.take() else { return };
+        self.shrink_at = None;
         drop(service);
         let status = container.wait().ok();
         let code = status.map_or(255, |status| status.shell_code());
