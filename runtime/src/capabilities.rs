@@ -82,9 +82,7 @@ pub(crate) fn number(capability: Capability) -> usize {
 
 /// Those that this process has, and so can give; root in a container or a virtual machine may lack some.
 pub(crate) fn available() -> impl Iterator<Item = Capability> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bits = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
-    let bits = bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+    let bits = rustix::thread::capabilities(None).map_or(0, |sets| sets.permitted.bits());
     ALL.into_iter().enumerate().filter(move |(number, _)| bits & 1 << number != 0).map(|(_, capability)| capability)
 }
 
