@@ -116,7 +116,8 @@ fn what_a_container_writes_goes_away_with_it() {
     let ran = env.slipway(["run", "--rm", "--network=none", "busybox", "cat", "/etc/x"]);
     assert_eq!(ran.code(), 1);
     assert_eq!(super::interrupt::leftovers(&env), Vec::<std::path::PathBuf>::new());
-    assert_eq!(std::fs::read_dir(env.home().join("containers")).map_or(0, Iterator::count), 0);
+    let left = || std::fs::read_dir(env.home().join("containers")).map_or(0, Iterator::count);
+    eventually(10, "its files are gone", || left() == 0);
 }
 
 #[test]

@@ -474,6 +474,15 @@ impl Container {
     ///
     /// When it cannot be moved away. What cannot be removed after that is swept later.
     pub fn remove(&self, with_volumes: bool, now: Timestamp) -> Result<(), ContainerError> {
+        self.take_away(with_volumes, now)?.remove()
+    }
+
+    /// Does the same as far as anybody can see. What is left is removed by the caller, when nobody waits any more.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be moved away.
+    pub(crate) fn take_away(&self, with_volumes: bool, now: Timestamp) -> Result<Gone, ContainerError> {
         let gone = self.layout.containers().join(format!("{GONE}{}", self.record.id));
         let all = self.all();
         {
@@ -490,7 +499,7 @@ impl Container {
         }
         volumes::release(&self.record, &self.layout, with_volumes);
         self.emit("destroy", now, &[]);
-        layer::remove_tree(&gone).map_err(failed("remove", &gone))
+        Ok(Gone(gone))
     }
 
     /// Tells those who listen what happened to the container.
@@ -505,6 +514,18 @@ impl Container {
             }
             error => error,
         })
+    }
+}
+
+/// The files of a container that is no longer there. What is not removed is swept by whoever lists containers.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Gone(PathBuf);
+
+impl Gone {
+    /// Removes them.
+    pub(crate) fn remove(self) -> Result<(), ContainerError> {
+        layer::remove_tree(&self.0).map_err(failed("remove", &self.0))
     }
 }
 

@@ -33,7 +33,7 @@ use store::Layout;
 
 use crate::client::{above_standard, short_address};
 use crate::config::RestartPolicy;
-use crate::containers::{Container, ContainerError, Containers, forget_processes, read_json, write_json};
+use crate::containers::{Container, ContainerError, Containers, Gone, forget_processes, read_json, write_json};
 use crate::frames::{self, AttachRequest, Exited, Report};
 use crate::log::{Log, LogOptions};
 use crate::record::{Health, Process, State, Status};
@@ -107,6 +107,10 @@ fn watch(arguments: &[OsString], now: fn() -> Timestamp, enter: fn() -> io::Resu
     let first = Client::attached(socket, request)?;
     let mut watch = Watch::new(container, claim, now)?;
     watch.run(first);
+    if let Some(gone) = watch.gone.take() {
+        // Whoever lists containers next sweeps up what resists.
+        let _: Result<(), ContainerError> = gone.remove();
+    }
     Ok(())
 }
 
@@ -162,6 +166,8 @@ struct Watch {
     size: Option<Size>,
     /// Whether the keeper of a plain user's world was killed.
     stranded: bool,
+    /// What is left of the container, to be removed once everybody knows how it ended.
+    gone: Option<Gone>,
     /// Held to the end of this process.
     _claim: File,
 }
@@ -208,6 +214,7 @@ impl Watch {
             delay: DELAYS.0,
             size: None,
             stranded: false,
+            gone: None,
             _claim: claim,
         })
     }
@@ -546,8 +553,8 @@ impl Watch {
         let at = (self.now)();
         let keep = self.container.peek().is_ok_and(|state| state.keep);
         if self.container.record.host_config.auto_remove && !keep {
-            // Whoever lists containers next sweeps up what resists.
-            let _: Result<(), ContainerError> = self.container.remove(true, at);
+            // What cannot be moved away has been already.
+            self.gone = self.container.take_away(true, at).ok();
             return;
         }
         // It may have been removed meanwhile.

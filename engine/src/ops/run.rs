@@ -98,13 +98,19 @@ pub async fn run(
             events.warning(&warning);
         }
         events.running();
-        // While the program runs there is time to clean up after those that were killed.
-        std::thread::spawn(crate::machine::sweep);
+        // While the program runs there is time to clean up after those that were killed. A short one does not wait for it.
+        std::thread::spawn(|| {
+            std::thread::sleep(LONG);
+            crate::machine::sweep();
+        });
     };
     let id = container.id().to_owned();
     let end = start_attached(engine, id, start, ends, running).await?;
     Ok(end.unwrap_or(AttachEnd::Lost))
 }
+
+/// Whoever runs so long has time.
+const LONG: Duration = Duration::from_millis(100);
 
 /// How long a container that is being made may take to go away after Ctrl-C.
 const GRACE: Duration = Duration::from_millis(800);
