@@ -1,8 +1,9 @@
 //! What stands before and after the name of a command: the global flags, and the list of commands.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
 
@@ -34,6 +35,20 @@ pub(crate) struct Cli {
     pub(crate) globals: Globals,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Reads the arguments. The flags of a command are put together only when it is named first, or somebody may want to
+    /// know about all: with all of them a small command would be busy for half of its time.
+    pub(crate) fn of(arguments: Vec<OsString>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let word = arguments.get(1).and_then(|word| word.to_str());
+        if word.is_none_or(|word| command.find_subcommand(word).is_none()) {
+            command.build();
+        }
+        let mut matches = command.try_get_matches_from_mut(arguments)?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    }
 }
 
 /// Flags that every command takes.
@@ -82,6 +97,7 @@ pub(crate) enum ProgressMode {
 
 /// What a user can ask for.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
     Build(Box<commands::build::Args>),
     Run(Box<commands::run::Args>),

@@ -36,25 +36,28 @@ mod terminal;
 mod units;
 mod verification;
 
+use std::ffi::OsString;
+use std::io;
 use std::process::ExitCode;
-
-use clap::Parser;
 
 // musl's malloc halves the speed of everything that moves bytes.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|word| word == engine::supervisor::WORD) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match arguments.get(1).and_then(|word| word.to_str()) {
         // Before anything starts a thread: this process forks, and stays small.
-        return ExitCode::from(engine::supervisor::main(
-            &arguments.collect::<Vec<_>>(),
-            clock::now,
-            rootless::enter_again,
-        ));
+        Some(engine::supervisor::WORD) => {
+            return ExitCode::from(engine::supervisor::main(&arguments[2..], clock::now, rootless::enter_again));
+        }
+        Some("exec") if rustix::process::geteuid().is_root() => {
+            // It starts anew in any case; here, little was done that is done again. Why it cannot is told later, there.
+            let _: io::Result<()> = engine::ops::oci::restart_sealed(&arguments);
+        }
+        _ => {}
     }
-    let cli = match args::Cli::try_parse_from(commands::oci::arguments()) {
+    let cli = match args::Cli::of(commands::oci::arguments()) {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
     };
