@@ -26,7 +26,7 @@ check:
 
 bench: release
 	scripts/setup test
-	cargo build --quiet --release --locked --target $(target) -p registry --example load
+	cargo build --quiet --release --locked --target $(target) -p registry --example load -p runtime --example bare
 	failed=; for bench in $(filter-out benches/harness.py benches/peers.py,$(wildcard benches/*.py)); do python3 $$bench $(binary) --plots target/plots || failed=1; done; [ -z "$$failed" ]
 
 clean:

@@ -75,7 +75,7 @@ def base_image(folder):
     root = folder / "base"
     (root / "bin").mkdir(parents=True)
     shutil.copy("/bin/busybox", root / "bin/busybox")
-    for applet in ("sh", "true", "cat", "ls", "echo", "mkdir"):
+    for applet in ("sh", "true", "cat", "ls", "echo", "mkdir", "sleep"):
         os.link(root / "bin/busybox", root / "bin" / applet)
     for name in ("etc", "tmp", "proc", "sys", "dev"):
         (root / name).mkdir()
@@ -151,7 +151,7 @@ def arena(slipway, prefix="bench"):
         yield ready
 
 
-def options(description, rounds=5):
+def parser(description, rounds=5):
     """The command line that every bench has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slipway")
@@ -159,4 +159,9 @@ def options(description, rounds=5):
     parser.add_argument("-k", default="", help="only scenarios whose title has this word")
     parser.add_argument("--json", help="write the figures to this file too")
     parser.add_argument("--plots", help="write the growth plots (SVG) to this folder")
-    return parser.parse_args()
+    return parser
+
+
+def options(description):
+    """What the command line says."""
+    return parser(description).parse_args()
