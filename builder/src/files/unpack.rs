@@ -104,6 +104,9 @@ impl Unpacker<'_> {
                 above
             }
         };
+        if self.changes.lstat(&above)?.is_some_and(|above| above.kind != NodeKind::Directory) {
+            return Err(Fault::new(format!("open /{}: not a directory", lossy(&inside))));
+        }
         entry.path = join_path(&above, name);
         self.own(&mut entry);
         let mut change = match &entry.kind {
