@@ -382,8 +382,7 @@ impl Storage {
     /// Tells whether a fault is still there.
     async fn holds(&self, fault: &Fault, options: FsckOptions) -> Result<bool, StorageError> {
         Ok(match fault {
-            // The record may be of any kind; but a body that was damaged is not so by accident of time.
-            Fault::DamagedRecord { .. } => true,
+            Fault::DamagedRecord { key, .. } => self.is_damaged(key).await?,
             Fault::LostBytes { digest }
             | Fault::BadBytes { digest }
             | Fault::MarkedBad { digest }
@@ -509,6 +508,10 @@ impl Storage {
     ) -> Result<bool, StorageError> {
         let repository = self.repository(repository);
         let Some(bytes) = repository.manifest_bytes(digest, MAX_MANIFEST).await? else { return Ok(false) };
+        // What is pushed was hashed when it came; nobody has looked at this since.
+        if Digest::of(digest.algorithm(), &bytes) != *digest {
+            return Ok(false);
+        }
         let Ok(parsed) = Parsed::parse(&bytes, media_type) else { return Ok(false) };
         let new = NewManifest {
             digest,

@@ -101,12 +101,18 @@ impl Storage {
     pub(super) async fn slot<R: DeserializeOwned>(&self, key: &Key) -> Result<Slot<R>, StorageError> {
         let slot = self.slot_quietly(key).await?;
         if let Slot::Damaged(_) = slot {
-            let hint = keys::damaged(key);
-            if self.objects().head(&hint).await?.is_none() {
-                self.objects().put(&hint, Bytes::new(), Condition::Always).await?;
-            }
+            // Without the hint as well: where nothing can be written, what is there can still be read.
+            let _ = self.note_damaged(key).await;
         }
         Ok(slot)
+    }
+
+    async fn note_damaged(&self, key: &Key) -> Result<(), ObjectError> {
+        let hint = keys::damaged(key);
+        if self.objects().head(&hint).await?.is_none() {
+            self.objects().put(&hint, Bytes::new(), Condition::Always).await?;
+        }
+        Ok(())
     }
 
     async fn slot_quietly<R: DeserializeOwned>(&self, key: &Key) -> Result<Slot<R>, StorageError> {
@@ -160,7 +166,7 @@ impl Storage {
         Ok(damaged)
     }
 
-    async fn is_damaged(&self, key: &Key) -> Result<bool, StorageError> {
+    pub(super) async fn is_damaged(&self, key: &Key) -> Result<bool, StorageError> {
         async fn of<R: DeserializeOwned>(storage: &Storage, key: &Key) -> Result<bool, StorageError> {
             Ok(matches!(storage.slot_quietly::<R>(key).await?, Slot::Damaged(_)))
         }

@@ -721,6 +721,26 @@ fn an_immutable_tag_that_cannot_be_read_stays_what_its_history_says() {
 }
 
 #[test]
+fn a_manifest_is_not_mended_with_bytes_that_are_not_its_own() {
+    let options = StorageOptions { inline: 0, ..without_grace() };
+    on_memory(options, async |memory, storage| {
+        let repository = storage.repository(&name("a"));
+        let digest = push(&repository, &[b"layer"], &[tag("t")]).await.expect("pushed");
+        let held = storage.slot::<blobs::BlobRecord>(&keys::blob(&digest)).await.expect("read").here();
+        let text = String::from_utf8(image(&[b"layer"]).0.to_vec()).expect("text");
+        let other = text.replace(media_type::OCI_LAYER, &media_type::OCI_LAYER.replace("v1", "v2"));
+        assert!(other != text && other.len() == text.len());
+        memory.damage(held.and_then(|held| held.record.data).expect("an object"), other.into());
+        let key = keys::manifest(&name("a"), &digest);
+        spoil(&memory, &key);
+        let checked = storage.fsck(FsckOptions { repair: true, verify: false, ..LOOK }).await.expect("looked");
+        let problem = checked.problems.iter().find(|it| matches!(&it.fault, Fault::DamagedRecord { .. }));
+        assert_eq!(problem.map(|it| it.mending), Some(Mending::Nothing), "{checked:?}");
+        assert!(repository.manifest(&digest).await.expect("read").is_none());
+    });
+}
+
+#[test]
 fn what_does_not_fit_together_is_put_right() {
     on_memory(without_grace(), async |memory, storage| {
         let repository = storage.repository(&name("a"));
