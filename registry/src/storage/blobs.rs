@@ -353,7 +353,7 @@ impl Storage {
     }
 
     /// Finds a blob that the caller may read, if its bytes are all there and not only its record says so.
-    async fn whole(&self, digest: &Digest) -> Result<Option<Blob>, StorageError> {
+    pub(super) async fn whole(&self, digest: &Digest) -> Result<Option<Blob>, StorageError> {
         let Some(blob) = self.readable(digest).await? else { return Ok(None) };
         let whole = match blob.place {
             Place::Inline(_) => true,

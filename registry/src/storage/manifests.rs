@@ -115,9 +115,9 @@ impl Repository {
         Ok(slot.here().map(|held| held.record))
     }
 
-    /// Returns the bytes of a manifest that is here.
+    /// Returns the bytes of a manifest that is here, if they all are.
     pub async fn manifest_blob(&self, digest: &Digest) -> Result<Option<Blob>, StorageError> {
-        self.storage.readable(digest).await
+        self.storage.whole(digest).await
     }
 
     /// Puts a manifest into the repository, and then moves tags to it (registry.md, 9.4).
@@ -132,10 +132,7 @@ impl Repository {
             self.check_immutable(tag, new.digest).await?;
         }
         for attempt in 0..TRIES {
-            let (incarnation, healed) = self.ensure_manifest(new).await?;
-            if healed {
-                self.name_again(new, incarnation).await?;
-            }
+            let incarnation = self.ensure_manifest(new).await?;
             if let Some(subject) = new.parsed.subject() {
                 self.put_referrer(&subject.digest, new, incarnation).await?;
             }
@@ -158,26 +155,8 @@ impl Repository {
         Err(StorageError::Contended { key }.into())
     }
 
-    /// Makes tags name an incarnation of a manifest which named the one whose record cannot be read any more.
-    async fn name_again(&self, new: &NewManifest<'_>, incarnation: Id) -> Result<(), PutManifestError> {
-        let named = Named { digest: new.digest, incarnation, media_type: new.media_type, size: new.bytes.len() as u64 };
-        let same = |now: Option<&Digest>| now == Some(new.digest);
-        let hints = keys::named_ever(&self.name, new.digest);
-        let mut pages = pin!(self.storage.pages(hints.clone(), None));
-        while let Some(page) = pages.try_next().await? {
-            for (_, tag) in page.iter().filter_map(|entry| keys::parse_named(&hints, &entry.key)) {
-                match self.set_tag(&tag, named, Some(TagTest(&same)), new.by).await {
-                    Ok(()) | Err(PutManifestError::TagMoved { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes sure that the manifest is here, and returns which incarnation is, and whether it replaced a record that
-    /// cannot be read.
-    async fn ensure_manifest(&self, new: &NewManifest<'_>) -> Result<(Id, bool), PutManifestError> {
+    /// Makes sure that the manifest is here, and returns which incarnation is.
+    async fn ensure_manifest(&self, new: &NewManifest<'_>) -> Result<Id, PutManifestError> {
         let key = keys::manifest(&self.name, new.digest);
         let references = References::of(new.parsed, new.sparse);
         let body = self.body(new).await?;
@@ -185,14 +164,17 @@ impl Repository {
         for _ in 0..TRIES {
             let slot = self.storage.slot::<ManifestRecord>(&key).await?;
             let condition = slot.condition();
-            let damaged = matches!(slot, Slot::Damaged(_));
+            let known = match slot {
+                Slot::Damaged(_) => self.incarnation_of_damaged(new.digest).await?,
+                _ => None,
+            };
             if let Slot::Here(held) = slot {
                 // Its edges keep all that it names. Only bytes that were lost are put back.
                 mine |= self.storage.rely_on(new.digest, &body).await? == Source::Mine;
                 self.spare(&body, mine).await?;
-                return Ok((held.record.incarnation, false));
+                return Ok(held.record.incarnation);
             }
-            let incarnation = self.storage.draw();
+            let incarnation = known.unwrap_or_else(|| self.storage.draw());
             let edges = self.manifest_edges(new.digest, incarnation, &references.all);
             let missing = self
                 .storage
@@ -204,8 +186,10 @@ impl Repository {
                     Ok(missing)
                 })
                 .await?;
+            // Those of an incarnation that was here before are not only ours.
+            let drop_edges = async || if known.is_none() { self.storage.drop_edges(&edges).await } else { Ok(()) };
             if let Some(digest) = missing {
-                self.storage.drop_edges(&edges).await?;
+                drop_edges().await?;
                 self.spare(&body, mine).await?;
                 return Err(PutManifestError::MissingReference { digest });
             }
@@ -220,11 +204,35 @@ impl Repository {
             };
             if self.storage.replace(&key, &record, &[], condition).await?.is_some() {
                 self.spare(&body, mine).await?;
-                return Ok((incarnation, damaged));
+                return Ok(incarnation);
             }
-            self.storage.drop_edges(&edges).await?;
+            drop_edges().await?;
         }
         Err(StorageError::Contended { key: key.as_str().to_owned() }.into())
+    }
+
+    /// Finds which incarnation of a manifest tags name that is here and whose record cannot be read. With a record of the
+    /// same incarnation, all tags and edges fit again at once.
+    ///
+    /// An edge alone may be of somebody who pushes the manifest right now, and takes it back.
+    async fn incarnation_of_damaged(&self, digest: &Digest) -> Result<Option<Id>, StorageError> {
+        let hints = keys::named_ever(&self.name, digest);
+        let mut tagged = BTreeSet::new();
+        let mut pages = pin!(self.storage.pages(hints.clone(), None));
+        while let Some(page) = pages.try_next().await? {
+            let named = page.iter().filter_map(|entry| keys::parse_named(&hints, &entry.key));
+            tagged.extend(named.map(|(incarnation, _)| incarnation));
+        }
+        if tagged.is_empty() {
+            return Ok(None);
+        }
+        let kind = EdgeKind::Manifest(digest.clone());
+        let mut edges = self.storage.edges(digest).await?;
+        edges.retain(|(edge, _)| {
+            edge.repository == self.name && edge.kind == kind && tagged.contains(&edge.incarnation)
+        });
+        // An older one was deleted, and what was its own is about to go.
+        Ok(edges.into_iter().max_by_key(|(_, written)| *written).map(|(edge, _)| edge.incarnation))
     }
 
     /// Gets the bytes of a manifest to where the record can name them.

@@ -721,6 +721,38 @@ fn an_immutable_tag_that_cannot_be_read_stays_what_its_history_says() {
 }
 
 #[test]
+fn a_manifest_that_is_healed_half_way_keeps_its_tags() {
+    let immutable = TagPatterns::new(["v*".to_owned()]);
+    let options = StorageOptions { immutable, ..without_grace() };
+    on_memory(without_grace(), async |_, _| {
+        for calls in 0.. {
+            let memory = Memory::default();
+            let storage = Storage::new(memory.backend(), options.clone());
+            let repository = storage.repository(&name("a"));
+            let digest = push(&repository, &[b"layer"], &[tag("v1"), tag("t")]).await.expect("pushed");
+            spoil(&memory, &keys::manifest(&name("a"), &digest));
+            let gate = Arc::new(OneFault { left: AtomicUsize::new(calls), fate: Fate::Refused });
+            let faulty = Storage::new(memory.behind(gate.clone()).backend(), options.clone());
+            let (bytes, parsed, _) = image(&[b"layer"]);
+            // Whether it was done makes no difference.
+            let _ = put(&faulty.repository(&name("a")), &bytes, &parsed, &digest, &[], None).await;
+            storage.collect(CollectOptions { scan: true, ..CollectOptions::default() }).await.expect("collected");
+            storage.fsck(FsckOptions { repair: true, ..LOOK }).await.expect("looked");
+            let manifest = repository.manifest(&digest).await.expect("read").expect("there");
+            for name in ["v1", "t"] {
+                let named = repository.tag(&tag(name)).await.expect("read").expect("there");
+                assert_eq!((&named.digest, named.incarnation), (&digest, manifest.incarnation), "call {calls}");
+            }
+            assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty(), "call {calls}");
+            if gate.left.load(Ordering::Relaxed) < usize::MAX / 2 {
+                assert!(calls > 5, "{calls}");
+                break;
+            }
+        }
+    });
+}
+
+#[test]
 fn a_manifest_is_not_mended_with_bytes_that_are_not_its_own() {
     let options = StorageOptions { inline: 0, ..without_grace() };
     on_memory(options, async |memory, storage| {
