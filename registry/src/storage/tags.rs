@@ -158,7 +158,9 @@ impl Repository {
     /// survives a crash of the machine.
     pub async fn delete_tag(&self, tag: &Tag, by: Option<&str>) -> Result<bool, PutManifestError> {
         self.check_stays(tag, None).await?;
-        let removed = self.remove_tag(tag, by, |_| true).await?;
+        // One that somebody set since stays, too.
+        let immutable = self.storage.options().immutable.fit(&self.name, tag);
+        let removed = self.remove_tag(tag, by, |record| !immutable || record.is_none()).await?;
         self.storage.sync().await?;
         Ok(removed)
     }
