@@ -23,7 +23,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -80,8 +80,18 @@ struct Shared {
     /// Told when there is something to do, or to stop.
     wake: Condvar,
     wake_applier: Condvar,
+    /// Held by who makes the journal safe, until everybody can know how that ended.
+    syncing: Mutex<()>,
+    /// What [`Objects::trouble`] told last, and when.
+    looked: Arc<tokio::sync::Mutex<Option<Looked>>>,
     /// Up to which change everything is safe.
     durable: watch::Sender<Durable>,
+}
+
+/// What was told of trouble, and when.
+struct Looked {
+    at: Instant,
+    told: Option<String>,
 }
 
 /// Up to which change everything is safe, and whether that can be believed.
@@ -106,6 +116,8 @@ struct Work {
 const MOST_WAITING: usize = 32;
 /// How long to wait before a part that could not be applied is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// For so long all who ask whether there is trouble are told the same.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 struct Threads {
     shared: Arc<Shared>,
@@ -174,6 +186,8 @@ impl Disk {
             work: Mutex::default(),
             wake: Condvar::new(),
             wake_applier: Condvar::new(),
+            syncing: Mutex::default(),
+            looked: Arc::default(),
             durable: watch::Sender::default(),
         });
         // What is there may be what a crash left, or what another process has not synced yet.
@@ -283,7 +297,7 @@ impl Shared {
                 return Ok(Put::Lost);
             }
         }
-        self.check_applier(&journal)?;
+        self.check_applier(&mut journal)?;
         let lsn = journal.append(key, Change::Put, bytes, (self.clock)())?;
         self.note_work(&journal);
         Ok(Put::Done(version(lsn)))
@@ -293,7 +307,7 @@ impl Shared {
         let mut journal = self.journal();
         let _lock = journal.lock()?;
         journal.catch_up()?;
-        self.check_length(&journal)?;
+        self.check_length(&mut journal)?;
         journal.append(key, Change::Delete, Bytes::new(), (self.clock)())?;
         self.note_work(&journal);
         Ok(())
@@ -301,18 +315,26 @@ impl Shared {
 
     /// Refuses when the journal gets longer and longer, whatever the reason: it must not fill the disk, and is read when
     /// the folder is opened.
-    fn check_length(&self, journal: &Journal) -> Result<(), ObjectError> {
-        if journal.files() <= 2 * MOST_WAITING {
+    fn check_length(&self, journal: &mut Journal) -> Result<(), ObjectError> {
+        if journal.files() <= 2 * MOST_WAITING || self.count_again(journal) <= 2 * MOST_WAITING {
             return Ok(());
         }
         Err(ObjectError::Unavailable { source: format!("the journal has {} parts by now", journal.files()).into() })
+    }
+
+    /// Tells of how many files the journal is, without those that another process has moved meanwhile. If that has
+    /// stopped, it is our turn: who sleeps because the other was at it is not woken by the other.
+    fn count_again(&self, journal: &mut Journal) -> usize {
+        journal.forget_removed();
+        self.note_work(journal);
+        journal.files()
     }
 
     /// Tells what goes wrong although everything can be written and read.
     fn trouble(&self) -> Result<Option<String>, ObjectError> {
         // Also when there is nothing to make safe: then this tells whether the disk is still there.
         self.sync_now()?;
-        let files = self.journal().files();
+        let files = self.count_again(&mut self.journal());
         let reason = match self.work().apply_failed.clone() {
             Some(error) => error.reason(),
             None if files > MOST_WAITING => "nobody does".to_owned(),
@@ -322,7 +344,7 @@ impl Shared {
     }
 
     /// Refuses when the journal gets longer and longer because nothing can be moved to files.
-    fn check_applier(&self, journal: &Journal) -> Result<(), ObjectError> {
+    fn check_applier(&self, journal: &mut Journal) -> Result<(), ObjectError> {
         self.check_length(journal)?;
         if journal.files() <= MOST_WAITING {
             return Ok(());
@@ -381,24 +403,31 @@ impl Shared {
 
     /// Makes everything safe that was seen of the journal. When that fails, all who wait are told.
     fn sync_now(&self) -> Result<u64, ObjectError> {
+        // The kernel tells once that it lost something. Whoever syncs after that is told that all is well, and must know
+        // better by then.
+        let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed_with =
+            |error: &io::Error| failed("sync the journal of", &self.folder, io::Error::from(error.kind()));
+        if let Some(error) = &self.durable.borrow().failed {
+            return Err(failed_with(error));
+        }
         let (segments, next) = {
             let journal = self.journal();
             (journal.unsynced(), journal.next())
         };
         let synced = segments.and_then(|segments| {
             segments.iter().try_for_each(|segment| segment.sync(&self.io))?;
-            Ok(segments)
+            let mut journal = self.journal();
+            journal.synced(&segments);
+            // Who began another part meanwhile may have been told instead of us.
+            journal.unsynced()
         });
-        let segments = match synced {
-            Ok(segments) => segments,
-            Err(error) => {
-                // What the kernel could not write it may have dropped: from here on nothing can be believed.
-                let error = Arc::new(error);
-                self.durable.send_modify(|durable| durable.failed = Some(error.clone()));
-                return Err(failed("sync the journal of", &self.folder, io::Error::from(error.kind())));
-            }
-        };
-        self.journal().synced(&segments);
+        if let Err(error) = synced {
+            // What the kernel could not write it may have dropped: from here on nothing can be believed.
+            let error = Arc::new(error);
+            self.durable.send_modify(|durable| durable.failed = Some(error.clone()));
+            return Err(failed_with(&error));
+        }
         self.durable.send_modify(|durable| durable.next = durable.next.max(next));
         Ok(next)
     }
@@ -565,7 +594,19 @@ impl Objects for Disk {
     }
 
     async fn trouble(&self) -> Result<Option<String>, ObjectError> {
-        self.blocking(Shared::trouble).await
+        let mut last = self.shared.looked.clone().lock_owned().await;
+        if let Some(last) = &*last
+            && last.at.elapsed() < LOOK_AGAIN
+        {
+            return Ok(last.told.clone());
+        }
+        // Held until it is done, also when nobody waits for the answer any more.
+        self.blocking(move |shared| {
+            let told = shared.trouble()?;
+            *last = Some(Looked { at: Instant::now(), told: told.clone() });
+            Ok(told)
+        })
+        .await
     }
 }
 

@@ -315,6 +315,59 @@ fn damage_before_the_last_part_is_told_and_nothing_is_removed() {
 }
 
 #[test]
+fn a_journal_that_others_emptied_is_added_to_again() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let disk = Disk::open(folder.path(), short()).expect("opened");
+    let too_long = |disk: &Disk| {
+        let held = hold_applying(folder.path());
+        let error = fill(disk, 0..1000).expect_err("refused");
+        assert!(matches!(error, ObjectError::Unavailable { .. }), "{error}");
+        // This was the last that could have woken who moves it.
+        wait_for("it sleeps", || !disk.shared.work().apply);
+        held
+    };
+    drop(too_long(&disk));
+    wait_for("it is moved", || fill(&disk, 0..1).is_ok());
+    let held = too_long(&disk);
+    drop(held);
+    let other = Disk::open(folder.path(), short()).expect("opened");
+    wait_for("the other moves it", || parts(folder.path()).len() == 1);
+    drop(other);
+    fill(&disk, 0..1).expect("written");
+    assert_filled(&disk, 0..20);
+}
+
+#[test]
+fn a_disk_that_failed_is_not_believed_by_who_asks_next() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let disk = Disk::open(folder.path(), long()).expect("opened");
+    // As if the kernel had told of it, once.
+    let failed = Arc::new(io::Error::from(io::ErrorKind::Other));
+    disk.shared.durable.send_modify(|durable| durable.failed = Some(failed));
+    fill(&disk, 0..1).expect("written");
+    runtime().block_on(async {
+        disk.trouble().await.expect_err("it is told");
+        disk.sync().await.expect_err("it is told");
+    });
+}
+
+#[test]
+fn many_who_ask_whether_there_is_trouble_make_the_disk_look_once() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let disk = Disk::open_with(folder.path(), long(), Io { log: Some(log.clone()) }).expect("opened");
+    let before = log.lock().expect("not poisoned").len();
+    let began = Instant::now();
+    runtime().block_on(async {
+        let all = (0..100).map(|_| disk.trouble());
+        assert!(futures_util::future::join_all(all).await.into_iter().all(|told| matches!(told, Ok(None))));
+    });
+    let looked = log.lock().expect("not poisoned").len() - before;
+    // Once a second at most, however slow the machine is.
+    assert!(looked >= 1 && looked as u64 <= 1 + began.elapsed().as_secs(), "{looked}");
+}
+
+#[test]
 fn a_part_that_was_begun_and_not_used_is_removed() {
     let folder = tempfile::tempdir().expect("tempdir");
     let disk = Disk::open(folder.path(), short()).expect("opened");
