@@ -357,7 +357,9 @@ ip link add w0 type veth peer name w1 netns $world
 ip addr add 192.0.2.1/24 dev w0; ip link set w0 up; ip route add default via 192.0.2.2
 inside ip link set lo up; inside ip addr add 192.0.2.2/24 dev w1; inside ip link set w1 up
 echo world > "$FOLDER/x"
-inside busybox httpd -p 192.0.2.2:8000 -h "$FOLDER"
+nsenter -t $world -n busybox httpd -f -p 192.0.2.2:8000 -h "$FOLDER" & httpd=$!
+trap 'kill $httpd $world' EXIT
+until inside busybox wget -q -O /dev/null http://192.0.2.2:8000/x; do sleep 0.05; done
 iptables -P FORWARD DROP
 iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RETURN; iptables -I FORWARD -j DOCKER-USER
 "$SLIPWAY" network create front > /dev/null
