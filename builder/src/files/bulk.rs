@@ -63,7 +63,7 @@ impl Bulk {
                     missing = Some(target.clone());
                 }
             }
-            let kept = existing.filter(|_| bulk.found.keeps_existing(&item));
+            let kept = existing.filter(|_| item.keeps_existing());
             let seconds = kept.map_or_else(|| bulk.source.mtime(&item.node), |stat| stat.mtime).seconds;
             bulk.newest = bulk.newest.max(Some(seconds));
             if item.node.name().starts_with(WHITEOUT_PREFIX) && bulk.whiteouts.len() < MAX_WHITEOUTS {
@@ -93,8 +93,8 @@ impl Bulk {
         for item in self.found.items.iter() {
             let item = item?;
             let target = join_path(&self.target, item.path());
-            let existing = if self.merges && self.found.keeps_existing(&item) { view.lstat(&target)? } else { None };
-            let mut change = placed(&self.source, &self.found, &item, target, existing, (&self.manner, self.call))?;
+            let existing = if self.merges && item.keeps_existing() { view.lstat(&target)? } else { None };
+            let mut change = placed(&self.source, &item, target, existing, (&self.manner, self.call))?;
             let inode = (item.node.dev, item.node.ino);
             if has_names(&item.node) && self.linked.binary_search(&inode).is_ok() {
                 match firsts.get(&inode) {
@@ -115,8 +115,8 @@ impl Bulk {
         for item in self.found.items.iter() {
             let item = item?;
             let target = join_path(&self.target, item.path());
-            let existing = if self.merges && self.found.keeps_existing(&item) { view.lstat(&target)? } else { None };
-            put(placed(&self.source, &self.found, &item, target, existing, (&self.manner, self.call))?)?;
+            let existing = if self.merges && item.keeps_existing() { view.lstat(&target)? } else { None };
+            put(placed(&self.source, &item, target, existing, (&self.manner, self.call))?)?;
         }
         Ok(())
     }

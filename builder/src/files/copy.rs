@@ -43,15 +43,6 @@ pub(crate) struct Collected {
     pub(crate) root: Arc<Node>,
     /// What is in it, folders before what is in them.
     pub(crate) items: Items,
-    /// Whether only what patterns name is wanted.
-    pub(crate) has_include: bool,
-}
-
-impl Collected {
-    /// Tells whether a folder at the place of an item keeps what it has but its mode.
-    pub(crate) fn keeps_existing(&self, item: &Item) -> bool {
-        item.node.kind == NodeKind::Directory && (item.is_parent || self.has_include)
-    }
 }
 
 /// What is below a collected folder, in the order of a walk.
@@ -111,6 +102,11 @@ impl Item {
         let (is_parent, bytes) = bytes.split_first()?;
         let above = usize::try_from(u64::from_le_bytes(*above)).ok()?;
         Some(Self { above, node: Arc::new(Node::from_bytes(bytes)?), is_parent: *is_parent == 1 })
+    }
+
+    /// Tells whether a folder that is at its place keeps what it has but its mode.
+    pub(crate) fn keeps_existing(&self) -> bool {
+        self.is_parent && self.node.kind == NodeKind::Directory
     }
 
     /// Returns its path below the folder.
@@ -213,9 +209,12 @@ fn collect_one(
         walk.folder(&root, b"", &state)?;
     }
     let items = walk.items;
-    if let (Some(required), None, 0) = (&filter.required, &filter.exclude, items.count()) {
+    if let (Some(required), 0) = (&filter.required, items.count()) {
         let fault = Fault::new(format!("\"/{}\": not found", lossy(&join_path(&root.node.path, required.as_bytes()))));
-        return Err(fault.hint("--parents follows no symbolic link on the way to what it copies"));
+        return Err(fault.hint(match &filter.exclude {
+            None => "--parents follows no symbolic link on the way to what it copies",
+            Some(_) => "--exclude leaves nothing of it",
+        }));
     }
     if strict {
         for item in items.iter() {
@@ -226,8 +225,7 @@ fn collect_one(
             }
         }
     }
-    let has_include = filter.include.is_some();
-    Ok(Arc::new(Collected { name, is_match, root: Arc::new(root.node), items, has_include }))
+    Ok(Arc::new(Collected { name, is_match, root: Arc::new(root.node), items }))
 }
 
 /// What patterns said of a folder.
@@ -381,7 +379,7 @@ pub(crate) fn apply(
             let target = join_path(&target, item.path());
             let existing = changes.lstat(&target)?;
             check_place(&item.node, &target, existing.as_ref())?;
-            changes.put(placed(source, collected, &item, target, existing, (manner, call))?)?;
+            changes.put(placed(source, &item, target, existing, (manner, call))?)?;
         }
         return Ok(());
     }
@@ -442,7 +440,6 @@ pub(crate) fn has_names(node: &Node) -> bool {
 /// Returns what an item becomes at its place, on top of what is there.
 pub(crate) fn placed(
     source: &Arc<SourceTree>,
-    collected: &Collected,
     item: &Item,
     target: Vec<u8>,
     existing: Option<Stat>,
@@ -451,8 +448,8 @@ pub(crate) fn placed(
     if item.node.kind != NodeKind::Directory {
         return placed_file(source, &item.node, target, (manner, call));
     }
-    // A folder that is there takes the source's metadata; where patterns chose what to copy, only its mode.
-    if let Some(stat) = existing.filter(|_| collected.keeps_existing(item)) {
+    // A folder that is there takes the source's metadata; one that only leads to what was chosen, only its mode.
+    if let Some(stat) = existing.filter(|_| item.keeps_existing()) {
         let mut entry = Entry::new(target, EntryKind::Directory, item.node.mode);
         (entry.uid, entry.gid, entry.mtime) = (stat.uid, stat.gid, stat.mtime);
         return Ok(Change::new(entry, Data::None));

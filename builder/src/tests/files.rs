@@ -398,6 +398,17 @@ fn c23_the_folder_that_an_archive_is_unpacked_into_stays_as_it_is() {
 }
 
 #[test]
+fn c18_folders_that_are_chosen_take_the_source_s_metadata_and_those_on_the_way_keep_theirs() {
+    let world = World::new();
+    world.lay("d/s/f", "F");
+    let below = "FROM base\nRUN folder e\nCOPY --chown=7:8 d /e/d\n";
+    let image = world.build(&format!("{below}COPY --parents --chown=3:4 d/s /e/"));
+    assert_eq!(image.files(), "755 0:0 e/\n755 7:8 e/d/\n755 3:4 e/d/s/\n644 3:4 e/d/s/f F");
+    let error = world.refuse("FROM scratch\nCOPY --parents --exclude=d d /e/");
+    assert!(error.contains("\"/d\": not found") && error.contains("hint: --exclude leaves nothing of it"), "{error}");
+}
+
+#[test]
 #[expect(clippy::disallowed_methods, reason = "a test's own file")]
 fn c23_odd_archives_are_taken_as_go_takes_them() {
     let world = World::new();
