@@ -60,6 +60,7 @@ pub use container::{
 pub use exec::{ExecConfig, exec};
 pub use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Process, Spec};
 pub use owner::name as owned_name;
+pub use plan::overlay_options;
 pub use pool::Pool;
 pub use sealed::restart_sealed;
 pub use spec::{MountKind, MountPoint, Seccomp, SpecError, SpecOptions, Ulimit, UserIds, default_spec};

@@ -6,7 +6,7 @@ use crate::sys;
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What was found out.
 #[derive(Clone, Debug, Default)]
@@ -31,14 +31,14 @@ pub struct Machine {
 ///
 /// When nothing can be made there.
 pub fn probe(folder: &Path) -> io::Result<Machine> {
-    let scratch = folder.join(crate::owned_name("probe"));
+    let scratch = Scratch(folder.join(crate::owned_name("probe")));
     for name in ["lower", "upper", "work"] {
-        std::fs::create_dir_all(scratch.join(name))?;
+        std::fs::create_dir_all(scratch.0.join(name))?;
     }
     let reason = |error: i32| io::Error::from_raw_os_error(error).to_string();
-    let no_overlay = overlay(&scratch, false).err().map(reason);
-    let no_user_xattr = overlay(&scratch, true).err().map(reason);
-    std::fs::remove_dir_all(&scratch)?;
+    let no_overlay = overlay(&scratch.0, false).err().map(reason);
+    let no_user_xattr = overlay(&scratch.0, true).err().map(reason);
+    drop(scratch);
     let entries = std::fs::read_dir("/proc/self/ns").into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let mut namespaces: Vec<_> = names.filter(|name| !name.contains("_for_children")).collect();
@@ -53,6 +53,16 @@ pub fn probe(folder: &Path) -> io::Result<Machine> {
     })
 }
 
+/// A folder that is gone when this is dropped.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What was found out is as true when it stays.
+        let _: io::Result<()> = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Makes an overlay that is mounted nowhere.
 fn overlay(folder: &Path, user_xattr: bool) -> Result<(), i32> {
     let fs = sys::fsopen(c"overlay")?;
@@ -61,8 +71,11 @@ fn overlay(folder: &Path, user_xattr: bool) -> Result<(), i32> {
         for (key, name) in [(c"lowerdir", "lower"), (c"upperdir", "upper"), (c"workdir", "work")] {
             sys::fsconfig_string(fs, key, &path(name)?)?;
         }
-        if user_xattr {
-            sys::fsconfig_flag(fs, c"userxattr")?;
+        for (key, value) in crate::overlay_options(user_xattr) {
+            match value {
+                Some(value) => sys::fsconfig_string(fs, key, value)?,
+                None => sys::fsconfig_flag(fs, key)?,
+            }
         }
         sys::fsconfig_create(fs)?;
         sys::fsmount(fs, 0).map(sys::close)

@@ -11,6 +11,7 @@ mod unsupported;
 
 pub(crate) use hooks::{HookPlan, StateText, check as check_hook, timeout as hook_timeout};
 pub use mounts::MOUNT_OPTIONS;
+pub use mounts::overlay_options;
 pub(crate) use mounts::{Make, MountPlan, MountPlanKind, OverlayPlan, PropagationPlan, RootPlan, plan_root};
 pub(crate) use namespaces::{CLONE_NEWTIME, Entry, entry_into};
 pub(crate) use process::{ProcessOptions, ProcessPlan};

@@ -14,7 +14,9 @@ use jiff::Timestamp;
 use layer::{ApplyError, ApplyOptions, Devices, Follow, Node, NodeKind, Tree, TreeError, Whiteouts};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+};
 use supervisor::{Claim, Container, ContainerError};
 
 use crate::Engine;
@@ -190,9 +192,12 @@ fn open_root(store: &store::Store, container: Container, now: Timestamp) -> Resu
         }
         fsconfig_set_string(fs.as_fd(), "upperdir", container.upper())?;
         fsconfig_set_string(fs.as_fd(), "workdir", container.work())?;
-        // As the container's own mount has it: the layers are what they say, whatever the kernel's defaults are.
-        for option in ["index", "redirect_dir", "metacopy", "xino"] {
-            fsconfig_set_string(fs.as_fd(), option, "off")?;
+        // As the container's own mount has it.
+        for (key, value) in runtime::overlay_options(runtime::rootless::is_confined()) {
+            match value {
+                Some(value) => fsconfig_set_string(fs.as_fd(), key, value)?,
+                None => fsconfig_set_flag(fs.as_fd(), key)?,
+            }
         }
         fsconfig_create(fs.as_fd())?;
         fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())

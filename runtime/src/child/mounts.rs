@@ -2,7 +2,9 @@
 
 use super::message::{Failure, Outbox, Step};
 use super::target;
-use crate::plan::{DevicePlan, Make, MountPlan, MountPlanKind, OverlayPlan, PropagationPlan, RootPlan};
+use crate::plan::{
+    DevicePlan, Make, MountPlan, MountPlanKind, OverlayPlan, PropagationPlan, RootPlan, overlay_options,
+};
 use crate::stdio::Size;
 use crate::sys::{self, Fd, MountAttributes};
 use std::ffi::{CStr, CString};
@@ -62,13 +64,11 @@ fn configure_overlay(fs: Fd, plan: &OverlayPlan) -> Result<Fd, i32> {
     }
     sys::fsconfig_string(fs, c"upperdir", &plan.upper)?;
     sys::fsconfig_string(fs, c"workdir", &plan.work)?;
-    for option in [c"index", c"metacopy", c"xino"] {
-        sys::fsconfig_string(fs, option, c"off")?;
-    }
-    // With the one, the other is off and cannot be spoken of.
-    match plan.user_xattr {
-        true => sys::fsconfig_flag(fs, c"userxattr")?,
-        false => sys::fsconfig_string(fs, c"redirect_dir", c"off")?,
+    for (key, value) in overlay_options(plan.user_xattr) {
+        match value {
+            Some(value) => sys::fsconfig_string(fs, key, value)?,
+            None => sys::fsconfig_flag(fs, key)?,
+        }
     }
     if plan.volatile {
         sys::fsconfig_flag(fs, c"volatile")?;

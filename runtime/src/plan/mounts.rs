@@ -9,7 +9,7 @@ use crate::start_error::StartError;
 use crate::sys;
 use crate::user_namespace::{self, IdMaps};
 use oci_spec::runtime::{Mount, Spec};
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -130,8 +130,14 @@ fn plan_overlay(lower: &[PathBuf], upper: &Path, work: &Path, volatile: bool) ->
     options.extend(b",workdir=");
     options.extend(relative(work));
     let confined = rootless::is_confined();
-    options.extend(b",index=off,metacopy=off,xino=off");
-    options.extend(if confined { b",userxattr".as_slice() } else { b",redirect_dir=off" });
+    for (key, value) in overlay_options(confined) {
+        options.push(b',');
+        options.extend(key.to_bytes());
+        if let Some(value) = value {
+            options.push(b'=');
+            options.extend(value.to_bytes());
+        }
+    }
     if volatile {
         options.extend(b",volatile");
     }
@@ -148,6 +154,16 @@ fn plan_overlay(lower: &[PathBuf], upper: &Path, work: &Path, volatile: bool) ->
         options_fit: options.len() < 4096,
         options: c_string(options, "a path")?,
     }))
+}
+
+/// The options of every overlay besides its folders: the layers are what they say, whatever the kernel's defaults are.
+///
+/// What has no value is a flag.
+pub fn overlay_options(user_xattr: bool) -> [(&'static CStr, Option<&'static CStr>); 4] {
+    let off = Some(c"off");
+    // With the one, the other is off and cannot be spoken of.
+    let last = if user_xattr { (c"userxattr", None) } else { (c"redirect_dir", off) };
+    [(c"index", off), (c"metacopy", off), (c"xino", off), last]
 }
 
 /// Puts a backslash before what separates overlay options.
@@ -372,7 +388,7 @@ pub(super) fn plan_mount(
         let mut bound = mount.clone();
         bound.set_typ(Some("none".to_owned()));
         bound.set_source(Some("/sys".into()));
-        let options = Options { bind: true, recursive: true, ..options };
+        let options = Options { bind: true, recursive: true, attributes_recursive: true, ..options };
         plans.push(plan_bind(&bound, "none", &target, options, None, context)?);
         return Ok(());
     }
