@@ -216,6 +216,8 @@ impl Keeper {
 
     /// Starts one. The caller has the lock.
     fn start(folder: &Path) -> Result<Keeper, WorldError> {
+        // One of a keeper that was killed would be taken for ours, and leads out of a namespace that nobody is in.
+        uplink::end(folder);
         let alone = IdMaps::of_user_alone();
         let (pid, notice) = match subordinate_maps() {
             Err(lacking) => (fork_keeper(folder, &alone)?, Some(lacking)),
@@ -352,6 +354,8 @@ fn keep(folder: &Path, mut hear: impl Read + AsFd, mut say: impl Write + AsFd) -
         result.map_err(io::Error::from_raw_os_error)
     };
     rustix::process::setsid()?;
+    // With this process all containers would end: it ends by itself when there is none.
+    sys::hold_ending_signals();
     step(sys::unshare(libc::CLONE_NEWUSER))?;
     hear.read_exact(&mut [0])?;
     let number = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);

@@ -455,6 +455,14 @@ pub(crate) fn unblock_signals() {
     let _ = call!(rt_sigprocmask, libc::SIG_SETMASK, &raw const none, 0, 8);
 }
 
+/// Holds back the signals that ask a program to end.
+pub(crate) fn hold_ending_signals() {
+    let held = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]
+        .iter()
+        .fold(0u64, |set, signal| set | 1 << (signal - 1));
+    let _ = call!(rt_sigprocmask, libc::SIG_BLOCK, &raw const held, 0, 8);
+}
+
 /// Replaces the program. Returns only with an error.
 pub(crate) fn execve(path: *const u8, argv: *const *const u8, environment: *const *const u8) -> i32 {
     match call!(execve, path, argv, environment) {

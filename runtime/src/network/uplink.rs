@@ -5,7 +5,7 @@ use crate::sys;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -40,23 +40,16 @@ pub(crate) fn ensure(folder: &Path, namespace: &OwnedFd) -> Result<(), UplinkErr
     let mount_point = folder.join("namespace");
     File::create(&mount_point).map_err(UplinkError::Start)?;
     let place = mount_point.to_string_lossy().into_owned();
-    let pid = folder.join("uplink.pid");
-    let mut pasta: Vec<&str> = vec!["--config-net", "--quiet", "--netns", &place, "--pid"];
-    let pid_text = pid.to_string_lossy().into_owned();
+    // Its number comes through the pipe: a distribution's rules may keep pasta from writing files in our folder.
+    let mut pasta: Vec<&str> = vec!["--config-net", "--quiet", "--netns", &place, "--pid", "/proc/self/fd/1"];
     // This machine's loopback is its own, and ports are published by us.
-    pasta.extend([pid_text.as_str(), "--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
-    let found = match run("pasta", &pasta, namespace, &mount_point, Ready::WhenItEnds) {
-        Err(UplinkError::NotInstalled) => {
-            let network =
-                ["--configure", "--mtu=65520", "--disable-host-loopback", "--ready-fd=1", "--netns-type=path"];
-            let arguments: Vec<&str> = network.into_iter().chain([place.as_str(), "tap0"]).collect();
-            run("slirp4netns", &arguments, namespace, &mount_point, Ready::WhenItSaysSo)?
-        }
-        Err(error) => return Err(error),
-        Ok(None) => std::fs::read_to_string(&pid).ok().and_then(|text| text.trim().parse().ok()),
-        Ok(found) => found,
-    };
-    let number = found.ok_or_else(|| UplinkError::Start(io::ErrorKind::NotFound.into()))?;
+    pasta.extend(["--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
+    let number = run("pasta", &pasta, namespace, &mount_point, Ready::WhenItEnds).or_else(|lacking| {
+        let network = ["--configure", "--mtu=65520", "--disable-host-loopback", "--ready-fd=1", "--netns-type=path"];
+        let arguments: Vec<&str> = network.into_iter().chain([place.as_str(), "tap0"]).collect();
+        let ran = run("slirp4netns", &arguments, namespace, &mount_point, Ready::WhenItSaysSo);
+        ran.map_err(|error| if matches!(error, UplinkError::NotInstalled) { lacking } else { error })
+    })?;
     let text = format!("{number} {}", start_time(number).unwrap_or(0));
     let written =
         File::create(folder.join("uplink")).and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()));
@@ -66,25 +59,29 @@ pub(crate) fn ensure(folder: &Path, namespace: &OwnedFd) -> Result<(), UplinkErr
 /// How a program tells that it is ready.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ready {
-    /// It goes on in the background.
+    /// It writes the number under which it goes on in the background, and ends.
     WhenItEnds,
     /// It writes something.
     WhenItSaysSo,
 }
 
-/// Runs a program until it is ready; gives its number if it is still the same process.
+/// Runs a program until it is ready; gives the number of the process that goes on.
 fn run(
     program: &'static str,
     arguments: &[&str],
     namespace: &OwnedFd,
     mount_point: &Path,
     ready: Ready,
-) -> Result<Option<u32>, UplinkError> {
+) -> Result<u32, UplinkError> {
     let source = CString::new(format!("/proc/self/fd/{}", namespace.as_raw_fd())).expect("a number");
     let target = CString::new(mount_point.as_os_str().as_bytes()).map_err(|error| UplinkError::Start(error.into()))?;
     #[expect(clippy::disallowed_methods, reason = "only a process outside can connect a plain user's namespace")]
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    // Nobody reads what it says later on, and a pipe without a reader would end it.
+    let errors = rustix::fs::memfd_create("uplink", rustix::fs::MemfdFlags::CLOEXEC);
+    let mut errors = File::from(errors.map_err(|error| UplinkError::Start(error.into()))?);
+    let to_errors = errors.try_clone().map_err(UplinkError::Start)?;
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(to_errors).process_group(0);
     let enter = move || {
         // A supervisor holds signals back that are to end this program.
         sys::unblock_signals();
@@ -103,28 +100,34 @@ fn run(
     let mut output = child.stdout.take();
     // It may never write anything, and never end.
     let reader = std::thread::Builder::new().name("uplink".into()).spawn(move || {
-        let mut byte = [0];
-        let read = output.as_mut().map_or(Ok(0), |output| output.read(&mut byte));
+        let mut bytes = [0; 32];
+        let read = output.as_mut().map_or(Ok(0), |output| output.read(&mut bytes));
         // Nobody waits when it took too long.
-        let _ = said.send(read.unwrap_or(0) > 0);
+        let _ = said.send(bytes.get(..read.unwrap_or(0)).map(<[u8]>::to_vec).unwrap_or_default());
     });
     reader.map_err(UplinkError::Start)?;
     let end = Instant::now() + PATIENCE;
     let pause = Duration::from_millis(2);
     loop {
         match child.try_wait().map_err(UplinkError::Start)? {
-            Some(status) if status.success() && ready == Ready::WhenItEnds => return Ok(None),
+            Some(status) if status.success() && ready == Ready::WhenItEnds => {
+                let number =
+                    says.recv_timeout(PATIENCE).ok().and_then(|text| str::from_utf8(&text).ok()?.trim().parse().ok());
+                return number
+                    .ok_or_else(|| UplinkError::Failed { program, said: "it does not tell its number".to_owned() });
+            }
             Some(_) => {
                 let mut text = String::new();
-                if let Some(errors) = &mut child.stderr {
-                    let _ = errors.take(4096).read_to_string(&mut text);
-                }
+                // What it wrote moved the place that we have in common.
+                let _ = errors.rewind().and_then(|()| errors.take(4096).read_to_string(&mut text));
                 // What it could not tell the system's log is nobody's affair.
                 let mut lines = text.lines().filter(|line| !line.contains("syslog"));
                 let said = lines.next_back().unwrap_or("it says nothing").trim().to_owned();
                 return Err(UplinkError::Failed { program, said });
             }
-            None if ready == Ready::WhenItSaysSo && says.try_recv() == Ok(true) => return Ok(Some(child.id())),
+            None if ready == Ready::WhenItSaysSo && says.try_recv().is_ok_and(|text| !text.is_empty()) => {
+                return Ok(child.id());
+            }
             None if Instant::now() > end => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -149,7 +152,7 @@ pub(crate) fn end(folder: &Path) {
         // It fails when it is gone, which is what is wanted.
         let _ = kill_process(pid, Signal::TERM);
     }
-    for name in ["uplink", "uplink.pid", "namespace"] {
+    for name in ["uplink", "namespace"] {
         let _ = std::fs::remove_file(folder.join(name));
     }
 }
