@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use engine::runtime::{WorldError, enter as enter_world, lacking_network, world};
+use engine::runtime::{WorldError, enter as enter_world, world};
 
 use crate::args::Command;
 use crate::terminal;
@@ -37,7 +37,7 @@ pub(crate) fn enter_again() -> std::io::Result<()> {
 
 /// Says what a build of a plain user had to do without.
 pub(crate) fn warn() {
-    for lacking in [world().and_then(|world| world.notice()), lacking_network()].into_iter().flatten() {
+    if let Some(lacking) = world().and_then(|world| world.notice()) {
         terminal::note(&terminal::printable(&format!("warning: {lacking}")));
     }
 }

@@ -66,8 +66,6 @@ pub mod runtime {
     pub use ::runtime::network::{PortMapping, parse_ports};
     pub use ::runtime::rootless::{WorldError, enter, world};
     pub use ::runtime::{LinuxSeccomp, Seccomp, Size, StartError};
-
-    pub use crate::machine::lacking_network;
 }
 
 /// What networks and volumes are.

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use runtime::network::{self, Mode, NetworkError};
 use runtime::rootless;
@@ -24,17 +24,10 @@ pub enum MachineError {
     Network(#[from] NetworkError),
 }
 
-static LACKING: OnceLock<String> = OnceLock::new();
-
-/// What steps of a build did not get on this machine, for the user.
-pub fn lacking_network() -> Option<&'static str> {
-    LACKING.get().map(String::as_str)
-}
-
 /// The network that was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NetworkChoice {
-    /// The bridge with NAT, for root; the machine's own for everybody else, who may not make one.
+    /// The bridge with NAT; the machine's own for who is root nowhere, and can run nothing anyway.
     #[default]
     Default,
     /// Loopback only.
@@ -45,23 +38,20 @@ pub enum NetworkChoice {
 
 /// Makes the network of a build's step ready.
 pub(crate) fn prepare_network_in(choice: NetworkChoice, pool: &Arc<Pool>) -> Result<network::Network, NetworkError> {
-    network::prepare_in(mode(choice), pool)
+    network::prepare_in(mode(choice)?, pool)
 }
 
-fn mode(choice: NetworkChoice) -> Mode {
-    match choice {
+fn mode(choice: NetworkChoice) -> Result<Mode, NetworkError> {
+    Ok(match choice {
         NetworkChoice::None => Mode::None,
         NetworkChoice::Host => Mode::Host,
         NetworkChoice::Default if !rustix::process::geteuid().is_root() => Mode::Host,
-        NetworkChoice::Default => match rootless::world().map_or(Ok(()), rootless::World::connect) {
-            Ok(()) => Mode::Bridge(network_state()),
-            Err(lacking) => {
-                // The first one says it all.
-                let _ = LACKING.set(format!("steps ran on this machine's own network: {lacking}"));
-                Mode::Host
-            }
-        },
-    }
+        NetworkChoice::Default => {
+            // What a step runs may be anybody's: it never gets the machine's own network unasked.
+            rootless::world().map_or(Ok(()), rootless::World::connect)?;
+            Mode::Bridge(network_state())
+        }
+    })
 }
 
 /// A folder in memory that nobody else can look into, until this is dropped.

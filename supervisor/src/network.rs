@@ -111,15 +111,6 @@ pub fn prepare(record: &Record, all: &Containers, now: Timestamp) -> Result<Prep
                 return if all_default { Ok(ready(Network::host())) } else { Err(PrepareError::NotRoot) };
             }
             let lacking = rootless::world().and_then(|world| world.connect().err());
-            let host = &record.host_config;
-            if let Some(lacking) = &lacking
-                && all_default
-                && host.port_bindings.is_empty()
-                && !host.publish_all_ports
-            {
-                let warning = format!("the container is on this machine's own network: {lacking}");
-                return Ok(Prepared { warning: Some(warning), ..ready(Network::host()) });
-            }
             let warning =
                 lacking.map(|lacking| format!("the container reaches nothing outside of its networks: {lacking}"));
             let networks = Networks::new(all.layout());

@@ -329,6 +329,11 @@ pub enum NetworkError {
     AddressTaken { address: IpAddr },
     #[error("`{address}` is no address for a container on this network")]
     AddressOutside { address: IpAddr },
+    #[error(
+        "a plain user's network does not lead out; install pasta (package `passt`), or use `--network=host` or \
+         `--network=none`"
+    )]
+    NoUplink(#[from] uplink::UplinkError),
 }
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> NetworkError {
