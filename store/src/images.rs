@@ -182,6 +182,21 @@ impl Images {
     /// Takes a name away, and returns what it named. The image's blobs go with the next collection.
     pub fn untag(&self, reference: &Reference) -> Result<Option<Descriptor>, ImageError> {
         let _changing = self.home.hold("images")?;
+        self.untag_held(reference)
+    }
+
+    /// Takes a name away if it still means this image, and tells whether it did.
+    pub fn untag_from(&self, reference: &Reference, digest: &Digest) -> Result<bool, ImageError> {
+        let _changing = self.home.hold("images")?;
+        let is_its = self.resolve(reference)?.is_some_and(|named| named.digest == *digest);
+        if is_its {
+            self.untag_held(reference)?;
+        }
+        Ok(is_its)
+    }
+
+    /// The caller holds the lock.
+    fn untag_held(&self, reference: &Reference) -> Result<Option<Descriptor>, ImageError> {
         let named = self.resolve(reference)?;
         let path = self.path(reference);
         if found(fs::remove_file(&path)).during("remove", &path)?.is_some() {

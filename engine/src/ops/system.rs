@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use oci::{Descriptor, Digest, Reference};
-use store::{FindError, ImageError, Store};
+use store::{ImageError, Store};
 use supervisor::{ContainerError, Containers, Record};
 
-use super::rmi::{Removed, RmiError, RmiOptions};
+use super::rmi::Removed;
 use crate::{Engine, containers};
 
 /// What a kind of things takes on the disk.
@@ -43,15 +43,11 @@ pub enum SystemError {
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error(transparent)]
-    Find(#[from] FindError),
-    #[error(transparent)]
     Container(#[from] ContainerError),
     #[error(transparent)]
     Volumes(#[from] super::volume::ListVolumesError),
     #[error(transparent)]
     Cache(#[from] store::PruneError),
-    #[error(transparent)]
-    Rmi(#[from] RmiError),
 }
 
 /// Tells what everything takes on the disk.
@@ -152,35 +148,39 @@ fn containers_usage(all: &Containers, now: Timestamp) -> Result<Usage, Container
 ///
 /// # Errors
 ///
-/// When the names cannot be read, or one cannot be removed.
+/// When the names or a container cannot be read, or an image cannot be removed.
 pub async fn prune_images(engine: &Engine, all: bool) -> Result<Vec<Removed>, SystemError> {
     let (containers, store) = (containers::all(engine), engine.store().clone());
-    let unused = store::blocking::run(move || {
-        let used: BTreeSet<Digest> = records(&containers)?.into_iter().map(|record| record.manifest).collect();
-        let mut unused = Vec::new();
+    store::blocking::run(move || {
+        let mut removed = Vec::new();
         for (descriptor, names) in images(&store)? {
+            if !all && !names.is_empty() {
+                continue;
+            }
+            // A container may have been made of it since the last one was removed.
+            let mut used = BTreeSet::new();
+            for container in containers.list()? {
+                used.insert(container?.record.manifest);
+            }
+            let image = super::find::read(&store, &descriptor, None).ok();
             let is_used = used.contains(&descriptor.digest)
-                || super::find::read(&store, &descriptor, None)
-                    .is_ok_and(|image| used.contains(&image.descriptor.digest));
-            if !is_used && (all || names.is_empty()) {
-                unused.push((descriptor.digest, names));
+                || image.as_ref().is_some_and(|image| used.contains(&image.descriptor.digest));
+            if is_used {
+                continue;
+            }
+            for name in names {
+                // It may have become another's.
+                if store.images().untag_from(&name, &descriptor.digest)? {
+                    removed.push(Removed::Untagged(name));
+                }
+            }
+            // It may have got a name that was not listed.
+            if store.images().list()?.iter().all(|named| named.descriptor.digest != descriptor.digest) {
+                store.images().forget(&descriptor.digest)?;
+                removed.push(Removed::Deleted(image.map_or(descriptor.digest, |image| image.config_digest)));
             }
         }
-        Ok::<_, SystemError>(unused)
+        Ok(removed)
     })
-    .await?;
-    let mut removed = Vec::new();
-    for (digest, names) in unused {
-        let texts =
-            if names.is_empty() { vec![digest.to_string()] } else { names.iter().map(Reference::to_string).collect() };
-        for text in texts {
-            match super::rmi::rmi(engine, text, RmiOptions { force: true }).await {
-                Ok(more) => removed.extend(more),
-                // Another has removed it meanwhile.
-                Err(RmiError::Find(FindError::NotFound { .. })) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(removed)
+    .await
 }
