@@ -48,7 +48,8 @@ pub fn spawn(
     let request = serde_json::to_string(&attach).expect("text keys only");
     #[expect(clippy::disallowed_methods, reason = "it is this very program")]
     let mut command = Command::new("/proc/self/exe");
-    command.args([WORD, &container.folder().to_string_lossy(), &request]);
+    let place = if runtime::rootless::world().is_some() { IN_WORLD } else { "" };
+    command.args([WORD, &container.folder().to_string_lossy(), &request, place]);
     // As its standard streams, because those alone pass to this process and to no other.
     command.stdin(OwnedFd::from(theirs)).stdout(claim.0).stderr(Stdio::null());
     let mut child = command.spawn().map_err(SupervisorError::Spawn)?;
@@ -57,6 +58,9 @@ pub fn spawn(
     child.wait().map_err(SupervisorError::Spawn)?;
     Ok(ours)
 }
+
+/// Tells the supervisor that its command is in a plain user's world.
+pub(crate) const IN_WORLD: &str = "world";
 
 /// Reads whether the container started.
 ///

@@ -31,7 +31,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use store::Layout;
 
-use crate::client::{above_standard, short_address};
+use crate::client::{IN_WORLD, above_standard, short_address};
 use crate::config::RestartPolicy;
 use crate::containers::{Container, ContainerError, Containers, Gone, forget_processes, read_json, write_json};
 use crate::frames::{self, AttachRequest, Exited, Report};
@@ -76,7 +76,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// How long to wait for clients that do not read how it ended.
 const PARTING: Duration = Duration::from_secs(2);
 
-/// Is the watcher; gives its exit code. The arguments are a container's folder and what the command is attached to.
+/// Is the watcher; gives its exit code. The arguments are a container's folder, what the command is attached to, and
+/// whether it is in a plain user's world.
 ///
 /// `enter` enters the world of a plain user, who the command's caller is then.
 pub fn main(arguments: &[OsString], now: fn() -> Timestamp, enter: fn() -> io::Result<()>) -> u8 {
@@ -85,11 +86,15 @@ pub fn main(arguments: &[OsString], now: fn() -> Timestamp, enter: fn() -> io::R
 }
 
 fn watch(arguments: &[OsString], now: fn() -> Timestamp, enter: fn() -> io::Result<()>) -> io::Result<()> {
-    let [folder, request] = arguments else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let [folder, request, place] = arguments else { return Err(io::ErrorKind::InvalidInput.into()) };
     // What the command got from whoever started it would be kept as long as the container runs.
     // SAFETY: nothing has been opened yet. A kernel that does not know the call changes nothing.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     enter()?;
+    if place == IN_WORLD && runtime::rootless::world().is_none() {
+        // Its keeper was killed in between: no later command would find the container.
+        return Err(io::ErrorKind::NotFound.into());
+    }
     let request: AttachRequest = serde_json::from_slice(request.as_encoded_bytes())?;
     let folder = PathBuf::from(folder);
     let missing = || io::Error::from(io::ErrorKind::NotFound);
