@@ -81,7 +81,11 @@ pub async fn commit(
         let paused = runs && options.pause;
         let paused = match paused.then(|| freeze(&container, true)) {
             // Nobody can freeze the containers of a plain user without a cgroup of theirs; and they shall be saved, too.
-            Some(Err(PauseError::Freeze(error))) if error.kind() == std::io::ErrorKind::Unsupported => false,
+            Some(Err(PauseError::Freeze(error)))
+                if runtime::rootless::is_confined() && error.kind() == std::io::ErrorKind::Unsupported =>
+            {
+                false
+            }
             Some(frozen) => frozen.map(|()| true)?,
             None => false,
         };

@@ -76,10 +76,10 @@ pub async fn top(engine: &Engine, name: String, now: Timestamp) -> Result<Vec<Li
     .await
 }
 
-/// The processes that are in the PID namespace of one, by their numbers.
+/// The processes that are in the PID namespace of one, by their numbers; just this one when that is the machine's.
 fn beside(first: u32) -> Vec<u32> {
     let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let theirs = namespace(first);
+    let theirs = namespace(first).filter(|theirs| namespace(std::process::id()).as_ref() != Some(theirs));
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let mut all: Vec<u32> =
