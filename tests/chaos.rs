@@ -2,7 +2,7 @@
 //! that nothing relies on is collected: what was acknowledged stays, no client fails for good, and nothing is left over.
 //!
 //! `SLIPWAY_CHAOS_UPLOADS` says how many images are pushed, and `SLIPWAY_CHAOS_STORAGE` where to, if not into a folder of
-//! the test's own: the address of a bucket, or of an empty prefix in it.
+//! the test's own: the address of a bucket, or of an empty prefix in it; or `moto`, a bucket of the test's own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use oci::{Algorithm, Digest};
 
+use crate::support::moto::Moto;
 use crate::support::{Registry, TestEnv, eventually, path};
 
 /// How many servers there are.
@@ -255,7 +256,10 @@ impl Image {
 #[test]
 fn servers_on_one_storage_die_and_nothing_is_lost() {
     let env = TestEnv::new();
-    let storage = std::env::var("SLIPWAY_CHAOS_STORAGE").unwrap_or_else(|_| path(&env.path("storage")).to_owned());
+    let named = std::env::var("SLIPWAY_CHAOS_STORAGE").ok();
+    let moto = named.as_ref().filter(|named| *named == "moto").map(|_| Moto::start(&env).expect("moto is installed"));
+    let own = || path(&env.path("storage")).to_owned();
+    let storage = moto.as_ref().map(|moto| moto.bucket("images")).or(named).unwrap_or_else(own);
     let uploads = std::env::var("SLIPWAY_CHAOS_UPLOADS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     let servers = Arc::new(Mutex::new((0..SERVERS).map(|_| Some(serve(&env, &storage))).collect::<Vec<_>>()));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

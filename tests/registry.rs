@@ -183,10 +183,7 @@ fn a_bucket_is_served_and_looked_after() {
     let env = TestEnv::new();
     let Some(moto) = Moto::start(&env) else { return };
     let bucket = moto.bucket("images");
-    // Moto looks at a condition first and writes then, so it would not always stand the test of who serves without.
-    let serve = |flags: &[&str]| {
-        Registry::start_with(&env, [&["--storage", bucket.as_str(), "--single-writer"], flags].concat())
-    };
+    let serve = |flags: &[&str]| Registry::start_with(&env, [&["--storage", bucket.as_str()], flags].concat());
     let (one, other) = (serve(&["--redirect"]), serve(&[]));
     // Too long to be kept in its record.
     let layer: String = (0..40_000).map(|number| format!("{:08x}", number * 7_919)).collect();

@@ -197,17 +197,22 @@ impl Registry {
             // Reads to the end, so that the registry never blocks on a full pipe.
             std::thread::spawn(move || {
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
-                    if let Some(start) = line.find("127.0.0.1:") {
-                        let address: String = line[start..]
-                            .chars()
-                            .take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':'))
-                            .collect();
-                        let _ = sender.send(address);
-                    }
+                    let _ = sender.send(line);
                 }
             });
         }
-        let address = receiver.recv_timeout(Duration::from_secs(120)).expect("the registry tells its address");
+        // Without this one, a registry that ends at once is not waited for.
+        drop(sender);
+        let (end, mut said) = (Instant::now() + Duration::from_secs(120), Vec::new());
+        let address = loop {
+            match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => match line.strip_prefix("Listening on ") {
+                    Some(address) => break address.to_owned(),
+                    None => said.push(line),
+                },
+                Err(error) => panic!("the registry tells no address, but {said:?}: {error}"),
+            }
+        };
         Self { child, address }
     }
 

@@ -25,7 +25,8 @@ impl Drop for Moto {
 impl Moto {
     /// Starts one, and gives a home credentials; `None`, with a word, when it is not installed. CI has it.
     pub fn start(env: &TestEnv) -> Option<Self> {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/moto/bin/moto_server");
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let program = project.join("target/moto/bin/python3");
         if !program.exists() {
             assert!(std::env::var_os("CI").is_none(), "no moto: run scripts/setup test");
             eprintln!("skipped: no {}; scripts/setup test installs it", program.display());
@@ -34,7 +35,9 @@ impl Moto {
         env.write(".aws/credentials", "[default]\naws_access_key_id = key\naws_secret_access_key = secret\n");
         let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
         let process = Command::new(program)
+            .arg(project.join("scripts/moto"))
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -22,7 +22,8 @@ impl Drop for Moto {
 impl Moto {
     /// Starts one; `None`, with a word, when it is not installed. CI has it.
     fn start() -> Option<Self> {
-        let program = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/moto/bin/moto_server"));
+        let project = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        let program = project.join("target/moto/bin/python3");
         if !program.exists() {
             assert!(std::env::var_os("CI").is_none(), "no moto: run scripts/setup test");
             println!("skipped: no {}; scripts/setup test installs it", program.display());
@@ -31,7 +32,9 @@ impl Moto {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
         #[expect(clippy::disallowed_methods, reason = "the test needs a store that others wrote")]
         let process = std::process::Command::new(program)
+            .arg(project.join("scripts/moto"))
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
