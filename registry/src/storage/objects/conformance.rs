@@ -235,7 +235,7 @@ async fn data_goes_on_where_it_was(one: &Backend, other: &Backend) {
 fn a_single_writer_keeps_the_contract_on_a_store_that_does_not() {
     use super::single_writer::SingleWriter;
     let dishonest = Backend {
-        objects: Arc::new(Dishonest(super::memory::Memory::default())),
+        objects: Arc::new(Faulty(super::memory::Memory::default(), Fault::Unconditional)),
         data: super::memory::Memory::default().backend().data,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("built");
@@ -249,12 +249,30 @@ fn a_single_writer_keeps_the_contract_on_a_store_that_does_not() {
     });
 }
 
-/// Writes whatever the condition is.
+#[test]
+fn a_store_whose_answers_are_lost_is_honest() {
+    let memory = super::memory::Memory::default();
+    let backend = Backend { objects: Arc::new(Faulty(memory.clone(), Fault::LostAnswers)), ..memory.backend() };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("built");
+    runtime.block_on(async {
+        crate::storage::Storage::new(backend, Default::default()).probe().await.expect("honest");
+    });
+}
+
+/// What a store does wrong.
 #[derive(Debug)]
-struct Dishonest(super::memory::Memory);
+enum Fault {
+    /// It writes whatever the condition is.
+    Unconditional,
+    /// Its answers to writes get lost, and they are sent again.
+    LostAnswers,
+}
+
+#[derive(Debug)]
+struct Faulty(super::memory::Memory, Fault);
 
 #[async_trait::async_trait]
-impl super::Objects for Dishonest {
+impl super::Objects for Faulty {
     async fn get(&self, key: &Key) -> Result<Option<super::Object>, ObjectError> {
         self.0.get(key).await
     }
@@ -263,8 +281,14 @@ impl super::Objects for Dishonest {
         self.0.head(key).await
     }
 
-    async fn put(&self, key: &Key, bytes: Bytes, _: Condition) -> Result<Put, ObjectError> {
-        self.0.put(key, bytes, Condition::Always).await
+    async fn put(&self, key: &Key, bytes: Bytes, condition: Condition) -> Result<Put, ObjectError> {
+        match self.1 {
+            Fault::Unconditional => self.0.put(key, bytes, Condition::Always).await,
+            Fault::LostAnswers => {
+                let _ = self.0.put(key, bytes.clone(), condition.clone()).await?;
+                self.0.put(key, bytes, condition).await
+            }
+        }
     }
 
     async fn delete(&self, key: &Key) -> Result<(), ObjectError> {
