@@ -22,8 +22,8 @@ use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{
-    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, RetryConfig,
-    UpdateVersion,
+    ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
+    RetryConfig, UpdateVersion,
 };
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -45,6 +45,27 @@ const MEMORY: usize = 96 * 1024 * 1024;
 const HELD: Duration = Duration::from_secs(2);
 /// For so long what the store said of the time is counted on from.
 const CLOCK: Duration = Duration::from_secs(10);
+
+/// How long the store is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// Until it takes a connection.
+    connect: Duration,
+    /// Until it begins to answer what was sent, and then until more of the answer comes. A large object takes as long as
+    /// whoever reads it.
+    silence: Duration,
+    /// A request that failed is sent again until this time is over.
+    retry: Duration,
+    /// How often it is sent again at most.
+    retries: usize,
+}
+
+const PATIENCE: Patience = Patience {
+    connect: Duration::from_secs(5),
+    silence: Duration::from_secs(30),
+    retry: Duration::from_secs(30),
+    retries: 8,
+};
 
 /// Why a bucket cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +151,10 @@ pub fn is_bucket(text: &str) -> bool {
 impl Bucket {
     /// Opens a bucket by its address. Nothing is sent yet.
     pub fn open(url: &str, options: &BucketOptions) -> Result<Self, BucketError> {
+        Self::open_with(url, options, PATIENCE)
+    }
+
+    fn open_with(url: &str, options: &BucketOptions, patience: Patience) -> Result<Self, BucketError> {
         let not_a_bucket = || BucketError::NotABucket { url: url.to_owned() };
         let (scheme, rest) = url.split_once("://").ok_or_else(not_a_bucket)?;
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -146,7 +171,12 @@ impl Bucket {
             settings.insert(name, decoded(value));
         }
         let unusable = |source| BucketError::Unusable { url: url.to_owned(), source };
-        let retry = RetryConfig { max_retries: 8, retry_timeout: Duration::from_secs(30), ..RetryConfig::default() };
+        let retry =
+            RetryConfig { max_retries: patience.retries, retry_timeout: patience.retry, ..RetryConfig::default() };
+        let client = ClientOptions::new()
+            .with_timeout_disabled()
+            .with_connect_timeout(patience.connect)
+            .with_read_timeout(patience.silence);
         let variables = |start: &str| {
             let ours = options.environment.iter().filter(|(name, _)| name.starts_with(start));
             ours.map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect::<Vec<_>>()
@@ -154,7 +184,8 @@ impl Bucket {
         let is_http = settings.get("endpoint").is_some_and(|endpoint| endpoint.starts_with("http://"));
         let store: Arc<dyn Store> = match scheme {
             "s3" => {
-                let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_retry(retry);
+                let mut builder = AmazonS3Builder::new().with_client_options(client);
+                builder = builder.with_bucket_name(bucket).with_retry(retry);
                 for (name, value) in credentials(options, settings.get("profile"))?.into_iter().chain(variables("AWS_"))
                 {
                     if let Ok(key) = name.parse::<AmazonS3ConfigKey>() {
@@ -170,7 +201,8 @@ impl Bucket {
                 Arc::new(builder.with_allow_http(is_http).build().map_err(unusable)?)
             }
             "gs" => {
-                let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(bucket).with_retry(retry);
+                let mut builder = GoogleCloudStorageBuilder::new().with_client_options(client);
+                builder = builder.with_bucket_name(bucket).with_retry(retry);
                 for (name, value) in variables("GOOGLE_") {
                     if let Ok(key) = name.parse::<GoogleConfigKey>() {
                         builder = builder.with_config(key, value);
@@ -179,7 +211,8 @@ impl Bucket {
                 Arc::new(builder.build().map_err(unusable)?)
             }
             "az" => {
-                let mut builder = MicrosoftAzureBuilder::new().with_container_name(bucket).with_retry(retry);
+                let mut builder = MicrosoftAzureBuilder::new().with_client_options(client);
+                builder = builder.with_container_name(bucket).with_retry(retry);
                 for (name, value) in variables("AZURE_") {
                     if let Ok(key) = name.parse::<AzureConfigKey>() {
                         builder = builder.with_config(key, value);

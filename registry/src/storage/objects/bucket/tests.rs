@@ -190,6 +190,58 @@ fn an_object_of_too_many_parts_goes_on_with_longer_ones() {
     });
 }
 
+/// Opens a bucket of which each connection is answered by `answer`.
+fn answered_by(answer: impl Fn(std::net::TcpStream) + Send + Copy + 'static, patience: Patience) -> Bucket {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("s3://images?endpoint=http://{}&region=us-east-1", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("a connection");
+            std::thread::spawn(move || answer(stream));
+        }
+    });
+    let pair = |name: &str| (name.to_owned(), "key".to_owned());
+    let environment = vec![pair("AWS_ACCESS_KEY_ID"), pair("AWS_SECRET_ACCESS_KEY")];
+    let options = BucketOptions { environment, credentials_file: None };
+    Bucket::open_with(&url, &options, patience).expect("opened")
+}
+
+#[test]
+fn a_store_that_says_nothing_is_given_up() {
+    let patience = Patience { silence: Duration::from_millis(100), retry: Duration::from_secs(1), ..PATIENCE };
+    let bucket = answered_by(|stream| drop((std::thread::sleep(Duration::from_secs(600)), stream)), patience);
+    runtime().block_on(async {
+        let key = keys::probes().key("x");
+        let error = bucket.get(&key).await.expect_err("no answer");
+        assert!(matches!(error, ObjectError::Unavailable { .. }), "{error}");
+        let error = bucket.put(&key, Bytes::from_static(b"x"), Condition::Absent).await.expect_err("no answer");
+        assert!(matches!(error, ObjectError::Unavailable { .. }), "{error}");
+    });
+}
+
+#[test]
+fn an_object_may_take_longer_than_the_store_may_be_silent() {
+    const PIECES: usize = 40;
+    // Without a second attempt, which would go on where the first ended.
+    let patience = Patience { silence: Duration::from_secs(5), retries: 0, ..PATIENCE };
+    let slow = move |mut stream: std::net::TcpStream| {
+        use std::io::{Read as _, Write as _};
+        assert!(stream.read(&mut [0; 4096]).expect("a request") > 0);
+        let modified = "last-modified: Fri, 20 Nov 2026 12:00:00 GMT\r\netag: \"1\"";
+        let range = format!("content-range: bytes 0-{}/{PIECES}\r\ncontent-length: {PIECES}", PIECES - 1);
+        let head = format!("HTTP/1.1 206 Partial Content\r\n{modified}\r\n{range}\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("sent");
+        for _ in 0..PIECES {
+            std::thread::sleep(patience.silence / 25);
+            stream.write_all(b"x").expect("sent");
+        }
+    };
+    let bucket = answered_by(slow, patience);
+    runtime().block_on(async {
+        assert_eq!(read(&bucket, Ids::Random.draw(), PIECES as u64).await, vec![b'x'; PIECES]);
+    });
+}
+
 #[test]
 fn what_is_no_bucket_is_told() {
     let open = |url: &str| Bucket::open(url, &BucketOptions::default()).map(|_| ());
