@@ -16,6 +16,7 @@ test:
 	scripts/debian-base target/debian-bookworm.tar
 	cargo test --workspace --locked
 	REGISTRY_TEST_STORAGE=memory cargo test --locked -p registry --test conformance
+	REGISTRY_TEST_STORAGE=bucket cargo test --locked -p registry --test conformance
 
 check:
 	scripts/setup build check
