@@ -25,7 +25,7 @@ impl Storage {
         loop {
             let wanted = limit.saturating_add(1).saturating_sub(page.entries.len()).min(1000);
             let listed = self.objects().list(&keys::catalog(), after.as_ref(), wanted).await?;
-            for entry in listed.entries.iter().filter(|entry| entry.size > TOMBSTONE) {
+            for entry in listed.entries.iter().filter(|entry| entry.size != TOMBSTONE) {
                 let Some(name) = keys::parse_catalog(&entry.key) else { continue };
                 if page.entries.len() == limit {
                     page.more = true;

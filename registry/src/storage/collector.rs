@@ -407,7 +407,7 @@ impl Storage {
         let mut after = None::<Key>;
         loop {
             let page = self.objects().list(&keys::blobs(), after.as_ref(), 1000).await?;
-            for entry in page.entries.iter().filter(|entry| entry.size > TOMBSTONE) {
+            for entry in page.entries.iter().filter(|entry| entry.size != TOMBSTONE) {
                 let Some(digest) = keys::parse_blob(&entry.key) else { continue };
                 if !self.is_young(entry.modified, round.now) && !round.seen.contains(&digest) {
                     self.look_at(round, &digest).await?;

@@ -154,7 +154,8 @@ impl Storage {
         let mut named = HashSet::new();
         let mut pages = pin!(self.pages(keys::blobs(), None));
         while let Some(page) = pages.try_next().await? {
-            let digests = page.iter().filter(|entry| entry.size > TOMBSTONE).filter_map(|it| keys::parse_blob(&it.key));
+            let digests =
+                page.iter().filter(|entry| entry.size != TOMBSTONE).filter_map(|it| keys::parse_blob(&it.key));
             let digests: Vec<Digest> = digests.collect();
             let looked = digests.iter().map(|digest| self.check_blob(digest, options));
             let mut looked = stream::iter(looked).buffered(AT_ONCE);
@@ -454,10 +455,18 @@ impl Storage {
     /// Writes a record that cannot be read again, from what else is known of what it said.
     async fn mend_record(&self, key: &Key) -> Result<Mending, StorageError> {
         let mended = if let Some((repository, digest)) = keys::parse_own(key) {
-            self.mend_own(&repository, &digest).await?
+            if self.has_edge_of(&digest, &repository, &EdgeKind::Own).await? {
+                self.mend_own(&repository, &digest).await?
+            } else {
+                self.bury_damaged(key).await?
+            }
         } else if let Some((repository, digest)) = keys::parse_manifest(key) {
             let mend = async |new: NewManifest<'_>, repository: &Repository| repository.put_manifest(&new).await;
-            self.with_manifest(&repository, &digest, None, mend).await?
+            if self.has_edge_of(&digest, &repository, &EdgeKind::Manifest(digest.clone())).await? {
+                self.with_manifest(&repository, &digest, None, mend).await?
+            } else {
+                self.bury_damaged(key).await?
+            }
         } else if let Some((repository, tag)) = keys::parse_tag(key) {
             match self.repository(&repository).mend_tag(&tag, Some("fsck")).await {
                 Ok(mended) => mended,
@@ -474,6 +483,22 @@ impl Storage {
             return Ok(if keys::parse_blob(key).is_some() { Mending::Marked } else { Mending::Nothing });
         };
         Ok(if mended { Mending::Done } else { Mending::Nothing })
+    }
+
+    /// Tells whether a repository has an edge to a blob, which it loses when it loses what the edge is of.
+    async fn has_edge_of(
+        &self,
+        blob: &Digest,
+        repository: &RepositoryName,
+        kind: &EdgeKind,
+    ) -> Result<bool, StorageError> {
+        Ok(self.edges(blob).await?.iter().any(|(edge, _)| edge.repository == *repository && edge.kind == *kind))
+    }
+
+    /// Makes a tombstone of what was one before it was damaged.
+    async fn bury_damaged(&self, key: &Key) -> Result<bool, StorageError> {
+        let condition = self.slot::<IgnoredAny>(key).await?.condition();
+        Ok(self.is_damaged(key).await? && self.bury(key, 0, condition).await?.is_some())
     }
 
     /// Makes sure that a repository has a blob that is in the store.
@@ -554,5 +579,5 @@ fn is_gone(record: &BlobRecord) -> bool {
 }
 
 fn alive(page: &[Entry]) -> impl Iterator<Item = &Entry> {
-    page.iter().filter(|entry| entry.size > TOMBSTONE)
+    page.iter().filter(|entry| entry.size != TOMBSTONE)
 }

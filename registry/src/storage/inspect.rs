@@ -101,7 +101,7 @@ impl Storage {
         let mut repositories: BTreeMap<RepositoryName, RepositoryUsage> = BTreeMap::new();
         let mut pages = pin!(self.pages(keys::blobs(), None));
         while let Some(page) = pages.try_next().await? {
-            let blobs = page.into_iter().filter(|entry| entry.size > TOMBSTONE);
+            let blobs = page.into_iter().filter(|entry| entry.size != TOMBSTONE);
             let mut blobs = stream::iter(blobs).map(|entry| self.size_and_owners(entry)).buffered(AT_ONCE);
             while let Some(found) = blobs.try_next().await? {
                 let Some((bytes, owners)) = found else { continue };

@@ -26,15 +26,15 @@
 //! SEQ        16 characters of 0-9a-f
 //! ```
 //!
-//! **Invariant:** a RECORD changes only by compare-and-swap and is never deleted: what is gone is a tombstone, at most
-//! [`TOMBSTONE`] bytes, so that a list tells it from what is there. What is deleted has an ID in its key, and never
+//! **Invariant:** a RECORD changes only by compare-and-swap and is never deleted: what is gone is a tombstone, of
+//! [`TOMBSTONE`] bytes, so that a list tells it from what is there; what is shorter was cut, and is damaged. What is deleted has an ID in its key, and never
 //! comes back. The exceptions are `r`, `g/b`, `g/d` and `g/p`, which are hints, and tombstones below `u` that are a day old.
 
 use oci::{Digest, RepositoryName, Tag};
 
 use super::id::Id;
 
-/// No longer than this is the body of a tombstone, and longer than this is that of any record that lives.
+/// So long is the body of a tombstone, and longer is that of any record that lives.
 pub const TOMBSTONE: u64 = 48;
 
 /// The version of the layout, before all keys.

@@ -384,7 +384,7 @@ impl Repository {
         let mut after = after.map(|after| keys::manifest(&self.name, after));
         loop {
             let listed = self.storage.objects().list(&prefix, after.as_ref(), 1000).await?;
-            for entry in listed.entries.iter().filter(|entry| entry.size > keys::TOMBSTONE) {
+            for entry in listed.entries.iter().filter(|entry| entry.size != keys::TOMBSTONE) {
                 let Some((_, digest)) = keys::parse_manifest(&entry.key) else { continue };
                 if page.entries.len() == limit {
                     page.more = true;

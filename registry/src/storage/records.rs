@@ -134,7 +134,7 @@ impl Storage {
             Err(ObjectError::Damaged { version: Some(_), .. }) => self.objects().head(key).await?.map(|it| it.size),
             Err(error) => return Err(error.into()),
         };
-        Ok(size.is_some_and(|size| size > TOMBSTONE))
+        Ok(size.is_some_and(|size| size != TOMBSTONE))
     }
 
     /// Reads an object that others can do without: one that is damaged is as good as not there.
@@ -228,7 +228,10 @@ impl Storage {
 
 fn parse<R: DeserializeOwned>(object: Object) -> Slot<R> {
     let Object { bytes, version, modified } = object;
-    if bytes.len() as u64 <= TOMBSTONE {
+    if (bytes.len() as u64) < TOMBSTONE {
+        return Slot::Damaged(Damage { why: "it is cut short".into(), version });
+    }
+    if bytes.len() as u64 == TOMBSTONE {
         let text = std::str::from_utf8(&bytes).unwrap_or_default();
         let nonce = text.get(..Id::LEN).and_then(|text| text.parse().ok()).unwrap_or(Id::from_bits(0));
         let sequence = text.get(Id::LEN..).and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(0);

@@ -65,7 +65,7 @@ impl Storage {
         let mut retired = Vec::new();
         let mut pages = pin!(self.pages(keys::catalog(), None));
         while let Some(page) = pages.try_next().await? {
-            for entry in page.iter().filter(|entry| entry.size > TOMBSTONE) {
+            for entry in page.iter().filter(|entry| entry.size != TOMBSTONE) {
                 let Some(name) = keys::parse_catalog(&entry.key) else { continue };
                 let repository = self.repository(&name);
                 let mut tags = Vec::new();
@@ -112,7 +112,7 @@ impl Repository {
         let prefix = keys::tags(&self.name);
         let mut pages = pin!(self.storage.pages(prefix.clone(), None));
         while let Some(page) = pages.try_next().await? {
-            for entry in page.iter().filter(|entry| entry.size > TOMBSTONE) {
+            for entry in page.iter().filter(|entry| entry.size != TOMBSTONE) {
                 let Some(tag) = prefix.rest(&entry.key).and_then(|tag| tag.parse::<Tag>().ok()) else { continue };
                 if rules.matching.as_ref().is_none_or(|matching| matching.fit(&self.name, &tag))
                     && let Some(record) = self.tag(&tag).await?
@@ -167,7 +167,7 @@ impl Repository {
         let mut retired = Vec::new();
         let mut pages = pin!(self.storage.pages(keys::manifests(&self.name), None));
         while let Some(page) = pages.try_next().await? {
-            for entry in page.iter().filter(|entry| entry.size > TOMBSTONE) {
+            for entry in page.iter().filter(|entry| entry.size != TOMBSTONE) {
                 let Some((_, digest)) = keys::parse_manifest(&entry.key) else { continue };
                 let Some(held) = self.storage.slot::<ManifestRecord>(&entry.key).await?.here() else { continue };
                 let Some(since) = self.untagged_since(&digest, &held.record, without).await? else { continue };

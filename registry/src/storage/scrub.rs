@@ -53,7 +53,7 @@ impl Storage {
         let mut scrubbed = Scrubbed::default();
         let mut pages = pin!(self.pages(keys::blobs(), after.map(keys::blob)));
         while let Some(page) = pages.try_next().await? {
-            for entry in page.iter().filter(|entry| entry.size > TOMBSTONE) {
+            for entry in page.iter().filter(|entry| entry.size != TOMBSTONE) {
                 let Some(digest) = keys::parse_blob(&entry.key) else { continue };
                 let Some(held) = self.slot::<BlobRecord>(&entry.key).await?.here() else { continue };
                 let size = held.record.size;

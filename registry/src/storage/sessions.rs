@@ -226,7 +226,7 @@ impl Storage {
                 if idle.is_negative() || idle.unsigned_abs() < age {
                     continue;
                 }
-                if entry.size <= TOMBSTONE {
+                if entry.size == TOMBSTONE {
                     if idle.unsigned_abs() >= age.max(TOMBSTONES_STAY) {
                         self.objects().delete(&entry.key).await?;
                     }
@@ -260,7 +260,7 @@ impl Storage {
         let (mut known, mut after) = (KnownData::default(), None::<Key>);
         loop {
             let page = self.objects().list(&keys::uploads(), after.as_ref(), 1000).await?;
-            for entry in page.entries.iter().filter(|entry| entry.size > TOMBSTONE) {
+            for entry in page.entries.iter().filter(|entry| entry.size != TOMBSTONE) {
                 let slot = self.slot::<SessionRecord>(&entry.key).await?;
                 known.in_doubt |= matches!(slot, Slot::Damaged(_));
                 let checkpoint = slot.here().and_then(|held| held.record.data);

@@ -140,7 +140,7 @@ impl Repository {
             // One more than asked for, to learn whether there is more.
             let wanted = limit.saturating_add(1).saturating_sub(page.entries.len()).min(1000);
             let listed = self.storage.objects().list(&prefix, after.as_ref(), wanted).await?;
-            for entry in listed.entries.iter().filter(|entry| entry.size > TOMBSTONE) {
+            for entry in listed.entries.iter().filter(|entry| entry.size != TOMBSTONE) {
                 if page.entries.len() == limit {
                     page.more = true;
                     return Ok(page);

@@ -305,6 +305,25 @@ fn what_a_tag_named_is_found_without_reading_all_of_its_history() {
 }
 
 #[test]
+fn a_tombstone_that_cannot_be_read_does_not_bring_anything_back() {
+    for damage in DAMAGE {
+        on_memory(StorageOptions::default(), async |memory, storage| {
+            let repository = storage.repository(&name("a"));
+            let digest = push(&repository, &[b"layer"], &[]).await.expect("pushed");
+            repository.delete_manifest(&digest, None).await.expect("deleted");
+            let blob = Digest::sha256(b"layer");
+            assert!(repository.delete_blob(&blob).await.expect("deleted"));
+            for key in [keys::manifest(&name("a"), &digest), keys::own(&name("a"), &blob)] {
+                spoil(&memory, &key, damage);
+                let checked = storage.fsck(FsckOptions { repair: true, ..LOOK }).await.expect("looked");
+                assert!(!checked.is_wrong() && !checked.problems.is_empty(), "{key:?}: {checked:?}");
+                assert!(!storage.has_record(&key).await.expect("looked"), "{key:?}");
+            }
+        });
+    }
+}
+
+#[test]
 fn an_immutable_tag_stays() {
     let immutable = TagPatterns::new(["v*".to_owned()]);
     on_memory(StorageOptions { immutable, ..without_grace() }, async |_, storage| {
@@ -602,10 +621,12 @@ fn a_blob_that_turned_bad_is_found_and_healed_by_the_next_push() {
     });
 }
 
+/// What becomes of records: something else, or too little.
+const DAMAGE: [&str; 3] = ["not what was written, and longer than any tombstone", "not what was written", ""];
+
 /// Makes a record unreadable.
-fn spoil(memory: &Memory, key: &keys::Key) {
-    let long = "not what was written, and longer than any tombstone";
-    memory.damage_object(key, Bytes::from_static(long.as_bytes()));
+fn spoil(memory: &Memory, key: &keys::Key, damage: &'static str) {
+    memory.damage_object(key, Bytes::from_static(damage.as_bytes()));
 }
 
 /// The keys of all records below some of the prefixes, which are of a repository that has one image.
@@ -616,160 +637,175 @@ fn records(memory: &Memory, prefixes: &[&str]) -> Vec<keys::Key> {
 
 #[test]
 fn what_cannot_be_read_is_healed_by_the_next_push_and_told() {
-    on_memory(without_grace(), async |memory, storage| {
-        let repository = storage.repository(&name("a"));
-        let large = vec![7; 200_000];
-        let layers = [b"layer".as_slice(), &large];
-        let digest = push(&repository, &layers, &[tag("t"), tag("other")]).await.expect("pushed");
-        let all = records(&memory, &["b/", "o/", "m/", "t/", "c/"]);
-        assert_eq!(all.len(), 4 + 3 + 1 + 2 + 1, "{all:?}");
-        // Each alone, and all at once.
-        for spoiled in all.iter().map(std::slice::from_ref).chain([&*all]) {
-            spoiled.iter().for_each(|key| spoil(&memory, key));
-            storage.collect(CollectOptions { scan: true, ..CollectOptions::default() }).await.expect("goes round it");
-            storage.scrub(None, 0).await.expect("goes round it");
-            storage.expire_uploads(Duration::ZERO).await.expect("goes round it");
-            let faults = storage.fsck(LOOK).await.expect("goes round it").problems;
-            for key in spoiled {
-                let told = |fault: &Fault| matches!(fault, Fault::DamagedRecord { key: of, .. } if of == key);
-                assert!(faults.iter().any(|it| told(&it.fault)), "{key:?}: {faults:?}");
+    for damage in DAMAGE {
+        on_memory(without_grace(), async |memory, storage| {
+            let repository = storage.repository(&name("a"));
+            let large = vec![7; 200_000];
+            let layers = [b"layer".as_slice(), &large];
+            let digest = push(&repository, &layers, &[tag("t"), tag("other")]).await.expect("pushed");
+            let all = records(&memory, &["b/", "o/", "m/", "t/", "c/"]);
+            assert_eq!(all.len(), 4 + 3 + 1 + 2 + 1, "{all:?}");
+            // Each alone, and all at once.
+            for spoiled in all.iter().map(std::slice::from_ref).chain([&*all]) {
+                spoiled.iter().for_each(|key| spoil(&memory, key, damage));
+                storage
+                    .collect(CollectOptions { scan: true, ..CollectOptions::default() })
+                    .await
+                    .expect("goes round it");
+                storage.scrub(None, 0).await.expect("goes round it");
+                storage.expire_uploads(Duration::ZERO).await.expect("goes round it");
+                let faults = storage.fsck(LOOK).await.expect("goes round it").problems;
+                for key in spoiled {
+                    let told = |fault: &Fault| matches!(fault, Fault::DamagedRecord { key: of, .. } if of == key);
+                    assert!(faults.iter().any(|it| told(&it.fault)), "{key:?}: {faults:?}");
+                }
+                let told = storage.damaged_records(100).await.expect("told");
+                assert_eq!(told, spoiled.iter().map(keys::Key::as_str).collect::<Vec<_>>());
+                push(&repository, &layers, &[tag("t")]).await.unwrap_or_else(|error| panic!("{spoiled:?}: {error}"));
+                for layer in layers {
+                    assert_eq!(read(&repository, &Digest::sha256(layer)).await.as_deref(), Some(layer), "{spoiled:?}");
+                }
+                let manifest = repository.manifest(&digest).await.expect("read").expect("there");
+                let named = repository.tag(&tag("t")).await.expect("read").expect("there");
+                assert_eq!((&named.digest, named.incarnation), (&digest, manifest.incarnation), "{spoiled:?}");
+                // What the push did not say again, its history does.
+                storage.fsck(FsckOptions { repair: true, ..LOOK }).await.expect("looked");
+                let other = repository.tag(&tag("other")).await.expect("read").expect("there");
+                assert_eq!((&other.digest, other.incarnation), (&digest, manifest.incarnation), "{spoiled:?}");
+                assert!(storage.damaged_records(100).await.expect("told").is_empty(), "{spoiled:?}");
+                assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty(), "{spoiled:?}");
             }
-            let told = storage.damaged_records(100).await.expect("told");
-            assert_eq!(told, spoiled.iter().map(keys::Key::as_str).collect::<Vec<_>>());
-            push(&repository, &layers, &[tag("t")]).await.unwrap_or_else(|error| panic!("{spoiled:?}: {error}"));
-            for layer in layers {
-                assert_eq!(read(&repository, &Digest::sha256(layer)).await.as_deref(), Some(layer), "{spoiled:?}");
-            }
-            let manifest = repository.manifest(&digest).await.expect("read").expect("there");
-            let named = repository.tag(&tag("t")).await.expect("read").expect("there");
-            assert_eq!((&named.digest, named.incarnation), (&digest, manifest.incarnation), "{spoiled:?}");
-            // What the push did not say again, its history does.
-            storage.fsck(FsckOptions { repair: true, ..LOOK }).await.expect("looked");
-            let other = repository.tag(&tag("other")).await.expect("read").expect("there");
-            assert_eq!((&other.digest, other.incarnation), (&digest, manifest.incarnation), "{spoiled:?}");
-            assert!(storage.damaged_records(100).await.expect("told").is_empty(), "{spoiled:?}");
-            assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty(), "{spoiled:?}");
-        }
-        let changes = repository.history(&tag("t"), 0, 100).await.expect("read").entries;
-        assert!(changes.iter().enumerate().all(|(at, change)| change.sequence == at as u64 + 1), "{changes:?}");
-    });
+            let changes = repository.history(&tag("t"), 0, 100).await.expect("read").entries;
+            assert!(changes.iter().enumerate().all(|(at, change)| change.sequence == at as u64 + 1), "{changes:?}");
+        });
+    }
 }
 
 #[test]
 fn what_cannot_be_read_is_mended_from_what_else_is_known() {
-    on_memory(without_grace(), async |memory, storage| {
-        let repository = storage.repository(&name("a"));
-        let digest = push(&repository, &[b"layer"], &[tag("t")]).await.expect("pushed");
-        for key in records(&memory, &["o/", "m/", "t/", "c/"]) {
-            spoil(&memory, &key);
+    for damage in DAMAGE {
+        on_memory(without_grace(), async |memory, storage| {
+            let repository = storage.repository(&name("a"));
+            let digest = push(&repository, &[b"layer"], &[tag("t")]).await.expect("pushed");
+            for key in records(&memory, &["o/", "m/", "t/", "c/"]) {
+                spoil(&memory, &key, damage);
+                let checked = storage.fsck(FsckOptions { repair: true, ..LOOK }).await.expect("looked");
+                assert!(!checked.is_wrong() && !checked.problems.is_empty(), "{key:?}: {checked:?}");
+                let checked = storage.fsck(LOOK).await.expect("looked");
+                assert!(checked.problems.is_empty(), "{key:?}: {checked:?}");
+                assert_eq!(repository.tag(&tag("t")).await.expect("read").map(|it| it.digest), Some(digest.clone()));
+            }
+            // Of a blob only who has it knows the bytes.
+            let blob = Digest::sha256(b"layer");
+            spoil(&memory, &keys::blob(&blob), damage);
             let checked = storage.fsck(FsckOptions { repair: true, ..LOOK }).await.expect("looked");
-            assert!(!checked.is_wrong() && !checked.problems.is_empty(), "{key:?}: {checked:?}");
-            let checked = storage.fsck(LOOK).await.expect("looked");
-            assert!(checked.problems.is_empty(), "{key:?}: {checked:?}");
-            assert_eq!(repository.tag(&tag("t")).await.expect("read").map(|it| it.digest), Some(digest.clone()));
-        }
-        // Of a blob only who has it knows the bytes.
-        let blob = Digest::sha256(b"layer");
-        spoil(&memory, &keys::blob(&blob));
-        let checked = storage.fsck(FsckOptions { repair: true, ..LOOK }).await.expect("looked");
-        assert_eq!(checked.problems.iter().map(|it| it.mending).collect::<Vec<_>>(), [Mending::Marked]);
-        assert_eq!(repository.blob_size(&blob).await.expect("asked"), None, "so clients send it");
-        assert!(!storage.repository(&name("b")).mount(&blob, &name("a")).await.expect("asked"));
-        let (bytes, parsed, other) = image(&[b"layer"]);
-        repository.delete_manifest(&other, None).await.expect("deleted");
-        let error =
-            put(&repository, &bytes, &parsed, &other, &[], None).await.expect_err("it is not to be relied upon");
-        assert!(matches!(error, PutManifestError::MissingReference { .. }), "{error}");
-    });
+            assert_eq!(checked.problems.iter().map(|it| it.mending).collect::<Vec<_>>(), [Mending::Marked]);
+            assert_eq!(repository.blob_size(&blob).await.expect("asked"), None, "so clients send it");
+            assert!(!storage.repository(&name("b")).mount(&blob, &name("a")).await.expect("asked"));
+            let (bytes, parsed, other) = image(&[b"layer"]);
+            repository.delete_manifest(&other, None).await.expect("deleted");
+            let error =
+                put(&repository, &bytes, &parsed, &other, &[], None).await.expect_err("it is not to be relied upon");
+            assert!(matches!(error, PutManifestError::MissingReference { .. }), "{error}");
+        });
+    }
 }
 
 #[test]
 fn nothing_is_thrown_away_that_something_unreadable_may_be_about() {
-    on_memory(without_grace(), async |memory, storage| {
-        let repository = storage.repository(&name("a"));
-        let large = vec![7; 200_000];
-        push(&repository, &[&large], &[tag("t")]).await.expect("pushed");
-        let scan = CollectOptions { scan: true, unnamed: Some(Duration::ZERO), ..CollectOptions::default() };
-        let untagged = RetentionRules { untagged: Some(Duration::ZERO), ..RetentionRules::default() };
-        for key in records(&memory, &["b/", "o/", "m/", "t/"]) {
-            let was = storage.objects().get(&key).await.expect("read").expect("there").bytes;
-            spoil(&memory, &key);
-            let collected = storage.collect(scan).await.expect("collected");
-            assert_eq!((collected.blobs, collected.leftovers), (0, 0), "{key:?}");
-            assert_eq!(collected.in_doubt, key.as_str().starts_with("b/"));
-            assert_eq!(storage.retire(&untagged, false, None).await.expect("done"), [], "{key:?}");
-            // Restored, it is as if nothing had been.
-            memory.damage_object(&key, was);
-            assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty(), "{key:?}");
-        }
-        assert_eq!(read(&repository, &Digest::sha256(&large)).await.as_deref(), Some(&*large));
-    });
+    for damage in DAMAGE {
+        on_memory(without_grace(), async |memory, storage| {
+            let repository = storage.repository(&name("a"));
+            let large = vec![7; 200_000];
+            push(&repository, &[&large], &[tag("t")]).await.expect("pushed");
+            let scan = CollectOptions { scan: true, unnamed: Some(Duration::ZERO), ..CollectOptions::default() };
+            let untagged = RetentionRules { untagged: Some(Duration::ZERO), ..RetentionRules::default() };
+            for key in records(&memory, &["b/", "o/", "m/", "t/"]) {
+                let was = storage.objects().get(&key).await.expect("read").expect("there").bytes;
+                spoil(&memory, &key, damage);
+                let collected = storage.collect(scan).await.expect("collected");
+                assert_eq!((collected.blobs, collected.leftovers), (0, 0), "{key:?}");
+                assert_eq!(collected.in_doubt, key.as_str().starts_with("b/"));
+                assert_eq!(storage.retire(&untagged, false, None).await.expect("done"), [], "{key:?}");
+                // Restored, it is as if nothing had been.
+                memory.damage_object(&key, was);
+                assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty(), "{key:?}");
+            }
+            assert_eq!(read(&repository, &Digest::sha256(&large)).await.as_deref(), Some(&*large));
+        });
+    }
 }
 
 #[test]
 fn an_immutable_tag_that_cannot_be_read_stays_what_its_history_says() {
-    let immutable = TagPatterns::new(["v*".to_owned()]);
-    on_memory(StorageOptions { immutable, ..without_grace() }, async |memory, storage| {
-        let repository = storage.repository(&name("a"));
-        let one = push(&repository, &[b"1"], &[tag("v1")]).await.expect("pushed");
-        spoil(&memory, &keys::tag(&name("a"), &tag("v1")));
-        let error = push(&repository, &[b"2"], &[tag("v1")]).await.expect_err("refused");
-        assert!(matches!(&error, PutManifestError::TagImmutable { digest, .. } if *digest == one), "{error}");
-        push(&repository, &[b"1"], &[tag("v1")]).await.expect("the same again");
-        assert_eq!(repository.tag(&tag("v1")).await.expect("read").map(|it| it.digest), Some(one));
-    });
+    for damage in DAMAGE {
+        let immutable = TagPatterns::new(["v*".to_owned()]);
+        on_memory(StorageOptions { immutable, ..without_grace() }, async |memory, storage| {
+            let repository = storage.repository(&name("a"));
+            let one = push(&repository, &[b"1"], &[tag("v1")]).await.expect("pushed");
+            spoil(&memory, &keys::tag(&name("a"), &tag("v1")), damage);
+            let error = push(&repository, &[b"2"], &[tag("v1")]).await.expect_err("refused");
+            assert!(matches!(&error, PutManifestError::TagImmutable { digest, .. } if *digest == one), "{error}");
+            push(&repository, &[b"1"], &[tag("v1")]).await.expect("the same again");
+            assert_eq!(repository.tag(&tag("v1")).await.expect("read").map(|it| it.digest), Some(one));
+        });
+    }
 }
 
 #[test]
 fn a_manifest_that_is_healed_half_way_keeps_its_tags() {
-    let immutable = TagPatterns::new(["v*".to_owned()]);
-    let options = StorageOptions { immutable, ..without_grace() };
-    on_memory(without_grace(), async |_, _| {
-        for calls in 0.. {
-            let memory = Memory::default();
-            let storage = Storage::new(memory.backend(), options.clone());
-            let repository = storage.repository(&name("a"));
-            let digest = push(&repository, &[b"layer"], &[tag("v1"), tag("t")]).await.expect("pushed");
-            spoil(&memory, &keys::manifest(&name("a"), &digest));
-            let gate = Arc::new(OneFault { left: AtomicUsize::new(calls), fate: Fate::Refused });
-            let faulty = Storage::new(memory.behind(gate.clone()).backend(), options.clone());
-            let (bytes, parsed, _) = image(&[b"layer"]);
-            // Whether it was done makes no difference.
-            let _ = put(&faulty.repository(&name("a")), &bytes, &parsed, &digest, &[], None).await;
-            storage.collect(CollectOptions { scan: true, ..CollectOptions::default() }).await.expect("collected");
-            storage.fsck(FsckOptions { repair: true, ..LOOK }).await.expect("looked");
-            let manifest = repository.manifest(&digest).await.expect("read").expect("there");
-            for name in ["v1", "t"] {
-                let named = repository.tag(&tag(name)).await.expect("read").expect("there");
-                assert_eq!((&named.digest, named.incarnation), (&digest, manifest.incarnation), "call {calls}");
+    for damage in DAMAGE {
+        let immutable = TagPatterns::new(["v*".to_owned()]);
+        let options = StorageOptions { immutable, ..without_grace() };
+        on_memory(without_grace(), async |_, _| {
+            for calls in 0.. {
+                let memory = Memory::default();
+                let storage = Storage::new(memory.backend(), options.clone());
+                let repository = storage.repository(&name("a"));
+                let digest = push(&repository, &[b"layer"], &[tag("v1"), tag("t")]).await.expect("pushed");
+                spoil(&memory, &keys::manifest(&name("a"), &digest), damage);
+                let gate = Arc::new(OneFault { left: AtomicUsize::new(calls), fate: Fate::Refused });
+                let faulty = Storage::new(memory.behind(gate.clone()).backend(), options.clone());
+                let (bytes, parsed, _) = image(&[b"layer"]);
+                // Whether it was done makes no difference.
+                let _ = put(&faulty.repository(&name("a")), &bytes, &parsed, &digest, &[], None).await;
+                storage.collect(CollectOptions { scan: true, ..CollectOptions::default() }).await.expect("collected");
+                storage.fsck(FsckOptions { repair: true, ..LOOK }).await.expect("looked");
+                let manifest = repository.manifest(&digest).await.expect("read").expect("there");
+                for name in ["v1", "t"] {
+                    let named = repository.tag(&tag(name)).await.expect("read").expect("there");
+                    assert_eq!((&named.digest, named.incarnation), (&digest, manifest.incarnation), "call {calls}");
+                }
+                assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty(), "call {calls}");
+                if gate.left.load(Ordering::Relaxed) < usize::MAX / 2 {
+                    assert!(calls > 5, "{calls}");
+                    break;
+                }
             }
-            assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty(), "call {calls}");
-            if gate.left.load(Ordering::Relaxed) < usize::MAX / 2 {
-                assert!(calls > 5, "{calls}");
-                break;
-            }
-        }
-    });
+        });
+    }
 }
 
 #[test]
 fn a_manifest_is_not_mended_with_bytes_that_are_not_its_own() {
-    let options = StorageOptions { inline: 0, ..without_grace() };
-    on_memory(options, async |memory, storage| {
-        let repository = storage.repository(&name("a"));
-        let digest = push(&repository, &[b"layer"], &[tag("t")]).await.expect("pushed");
-        let held = storage.slot::<blobs::BlobRecord>(&keys::blob(&digest)).await.expect("read").here();
-        let text = String::from_utf8(image(&[b"layer"]).0.to_vec()).expect("text");
-        let other = text.replace(media_type::OCI_LAYER, &media_type::OCI_LAYER.replace("v1", "v2"));
-        assert!(other != text && other.len() == text.len());
-        memory.damage(held.and_then(|held| held.record.data).expect("an object"), other.into());
-        let key = keys::manifest(&name("a"), &digest);
-        spoil(&memory, &key);
-        let checked = storage.fsck(FsckOptions { repair: true, verify: false, ..LOOK }).await.expect("looked");
-        let problem = checked.problems.iter().find(|it| matches!(&it.fault, Fault::DamagedRecord { .. }));
-        assert_eq!(problem.map(|it| it.mending), Some(Mending::Nothing), "{checked:?}");
-        assert!(repository.manifest(&digest).await.expect("read").is_none());
-    });
+    for damage in DAMAGE {
+        let options = StorageOptions { inline: 0, ..without_grace() };
+        on_memory(options, async |memory, storage| {
+            let repository = storage.repository(&name("a"));
+            let digest = push(&repository, &[b"layer"], &[tag("t")]).await.expect("pushed");
+            let held = storage.slot::<blobs::BlobRecord>(&keys::blob(&digest)).await.expect("read").here();
+            let text = String::from_utf8(image(&[b"layer"]).0.to_vec()).expect("text");
+            let other = text.replace(media_type::OCI_LAYER, &media_type::OCI_LAYER.replace("v1", "v2"));
+            assert!(other != text && other.len() == text.len());
+            memory.damage(held.and_then(|held| held.record.data).expect("an object"), other.into());
+            let key = keys::manifest(&name("a"), &digest);
+            spoil(&memory, &key, damage);
+            let checked = storage.fsck(FsckOptions { repair: true, verify: false, ..LOOK }).await.expect("looked");
+            let problem = checked.problems.iter().find(|it| matches!(&it.fault, Fault::DamagedRecord { .. }));
+            assert_eq!(problem.map(|it| it.mending), Some(Mending::Nothing), "{checked:?}");
+            assert!(repository.manifest(&digest).await.expect("read").is_none());
+        });
+    }
 }
 
 #[test]
