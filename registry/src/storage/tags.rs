@@ -188,7 +188,16 @@ impl Repository {
         let (mut before, mut after, mut latest) = (0, self.changes(tag).await? + 1, None);
         while before + 1 < after {
             let middle = before + (after - before) / 2;
-            match self.history(tag, middle - 1, 1).await?.entries.pop() {
+            // What cannot be read says nothing of what comes after it.
+            let mut from = middle - 1;
+            let found = loop {
+                let mut page = self.history(tag, from, 1).await?;
+                from += 1;
+                if !page.entries.is_empty() || !page.more || from + 1 >= after {
+                    break page.entries.pop();
+                }
+            };
+            match found {
                 Some(change) if change.at <= moment => {
                     before = change.sequence.max(middle);
                     latest = Some(change);

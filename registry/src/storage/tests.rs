@@ -305,6 +305,27 @@ fn what_a_tag_named_is_found_without_reading_all_of_its_history() {
 }
 
 #[test]
+fn what_a_tag_named_is_found_beside_a_change_that_cannot_be_read() {
+    on_memory(without_grace(), async |memory, storage| {
+        let repository = storage.repository(&name("a"));
+        let mut digests = Vec::new();
+        for number in 0..9_u8 {
+            digests.push(push(&repository, &[&[number]], &[tag("t")]).await.expect("pushed"));
+        }
+        let history = repository.history(&tag("t"), 0, 100).await.expect("read").entries;
+        for (damaged, key) in records(&memory, &["h/"]).iter().enumerate() {
+            let was = storage.objects().get(key).await.expect("read").expect("there").bytes;
+            spoil(&memory, key, DAMAGE[0]);
+            for number in (0..digests.len()).filter(|number| *number != damaged) {
+                let then = repository.tag_at(&tag("t"), history[number].at).await.expect("read");
+                assert_eq!(then.and_then(|it| it.digest).as_ref(), Some(&digests[number]), "{damaged} {number}");
+            }
+            memory.damage_object(key, was);
+        }
+    });
+}
+
+#[test]
 fn a_tombstone_that_cannot_be_read_does_not_bring_anything_back() {
     for damage in DAMAGE {
         on_memory(StorageOptions::default(), async |memory, storage| {
