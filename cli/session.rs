@@ -12,6 +12,7 @@ use registry::client::{CredentialStore, ProxySettings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{Globals, ProgressMode};
+use crate::clock;
 use crate::failure::Interrupted;
 
 /// How long operations may take to clean up after Ctrl-C.
@@ -205,6 +206,7 @@ pub(crate) fn client_options(insecure: &[&str]) -> ClientOptions {
             https: variable("HTTPS_PROXY"),
             none_for: variable("NO_PROXY"),
         },
+        clock: Some(clock::now),
         ..ClientOptions::default()
     }
 }

@@ -1,6 +1,6 @@
 //! `slipway push`.
 
-use super::support::TestEnv;
+use super::support::{Registry, TestEnv, needs, path, run};
 
 #[test]
 fn a_push_sends_each_layer_once() {
@@ -48,4 +48,34 @@ fn a_registry_that_is_not_there_is_named() {
     env.slipway(["tag", "busybox", &name]).success();
     let stderr = env.slipway(["push", &name]).failure(1);
     assert!(stderr.contains(&free.to_string()) && stderr.contains("refused"), "{stderr}");
+}
+
+#[test]
+fn a_registry_of_the_same_home_takes_an_image_from_the_store() {
+    let env = TestEnv::with_busybox();
+    let registry = Registry::start(&env, &env.home());
+    let context = env.context("app", "FROM busybox\nCOPY large small /\n");
+    env.write("app/large", vec![7; 3 << 20]);
+    env.write("app/small", "small");
+    let name = format!("{}/app:1", registry.address);
+    env.slipway(["build", "-t", &name, path(&context)]).success();
+    let ran = env.slipway(["push", &name]);
+    let stderr = ran.stderr();
+    assert!(stderr.contains(": Mounted") && !stderr.contains("Pushed"), "{stderr}");
+    ran.success();
+
+    // What the store throws away then, the registry keeps, and the other way round.
+    env.slipway(["rmi", &name, "busybox"]).success();
+    env.slipway(["prune", "-af"]).success();
+    env.slipway(["registry", "gc", "--grace", "0", "--unnamed", "0"]).success();
+    env.slipway(["registry", "fsck", "--verify"]).success();
+    let pulled = run(env.command(["pull", &name]).env("SLIPWAY_HOME", env.path("other")));
+    assert!(pulled.success().contains("Downloaded newer image"));
+    if needs::tools(&["skopeo"]) {
+        let to = format!("dir:{}", path(&env.path("copy")));
+        #[expect(clippy::disallowed_methods, reason = "a test starts programs")]
+        let mut skopeo = std::process::Command::new("skopeo");
+        run(skopeo.args(["--insecure-policy", "copy", "--src-tls-verify=false", &format!("docker://{name}"), &to]))
+            .success();
+    }
 }

@@ -11,6 +11,7 @@ use anyhow::Context;
 use engine::Store;
 use engine::ops::serve::serve;
 use engine::storage::{Location, open};
+use registry::home::Home;
 use registry::server::{Events, IpNet, ServeError, ServeEvent, ServeOptions, TlsError, TlsFiles, Upkeep};
 use registry::storage::probe::ProbeError;
 use registry::storage::{StorageOptions, TagPatterns};
@@ -90,19 +91,20 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     let mut addresses = args.addr.to_socket_addrs().map_err(|error| explain(error, &args.addr))?;
     let addr = addresses.next().ok_or_else(|| anyhow::anyhow!("`{}` is no address to listen on", args.addr))?;
     let trusted = args.trusted_proxies.iter().map(|text| network(text)).collect::<Result<Vec<_>, _>>()?;
-    let location = match (&args.root, args.storage.named()) {
-        (None, Some(location)) => location,
+    let (location, home) = match (&args.root, args.storage.named()) {
+        (None, Some(location)) => (location, None),
         (root, _) => {
             let home = root.clone().map_or_else(|| session.home(), Ok)?;
             // What makes the folder a home, for builds that come later.
-            Store::open(&home)?;
-            Location::of_home(&home)
+            let store = Store::open(&home)?;
+            (Location::of_home(store.home()), Some(Home::served(store.layout())?))
         }
     };
     let immutable = TagPatterns::new(args.immutable_tags);
     let kept = StorageOptions { grace: args.grace, immutable, ..StorageOptions::default() };
     let storage = open(&location, &args.storage.access(), true, kept, clock::now).map_err(explain_storage)?;
     let mut options = ServeOptions::new(storage, addr);
+    options.home = home;
     options.upkeep = Upkeep { collect_every: args.collect_every, scrub_rate: args.scrub_rate };
     let verbose = args.verbose;
     options.tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key });

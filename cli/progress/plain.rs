@@ -126,7 +126,8 @@ impl TransferEvents for Plain {
     fn started(&self, _: &Descriptor) {}
 
     fn state(&self, digest: &Digest, state: &BlobState) {
-        if matches!(state, BlobState::DownloadComplete | BlobState::Pushed | BlobState::MountedFrom(_)) {
+        use BlobState::{DownloadComplete, Mounted, MountedFrom, Pushed};
+        if matches!(state, DownloadComplete | Pushed | MountedFrom(_) | Mounted) {
             self.state().say(&terminal::printable(&format!("{}: {state}", digest.short())));
         }
     }

@@ -66,6 +66,7 @@ use pulls::Pulls;
 use routes::{Action, Operation};
 use uploads::Writers;
 
+use crate::home::Home;
 use crate::storage::{Repository, Storage};
 
 /// What a server is started with.
@@ -73,6 +74,8 @@ use crate::storage::{Repository, Storage};
 pub struct ServeOptions {
     /// Where everything is kept.
     pub storage: Storage,
+    /// The home that the storage is in. Who proves to work in it, too, has blobs taken over from its local store.
+    pub home: Option<Home>,
     /// Where to listen; port 0 lets the system choose.
     pub addr: SocketAddr,
     /// What clients may do.
@@ -100,6 +103,7 @@ impl ServeOptions {
     pub fn new(storage: Storage, addr: SocketAddr) -> Self {
         Self {
             storage,
+            home: None,
             addr,
             permissions: Permissions { push: true, delete: true },
             tls: None,
@@ -326,6 +330,10 @@ impl App {
         &self.parts.options.storage
     }
 
+    fn home(&self) -> Option<&Home> {
+        self.parts.options.home.as_ref()
+    }
+
     fn repository(&self, name: &RepositoryName) -> Repository {
         self.storage().repository(name)
     }
@@ -463,7 +471,7 @@ async fn carry_out(
         Operation::StartUpload { repository, algorithm } => uploads::start(app, &repository, algorithm).await,
         Operation::PostBlob { repository, digest } => uploads::post(app, headers, body, &repository, digest).await,
         Operation::MountBlob { repository, digest, from, algorithm } => {
-            uploads::mount(app, &repository, digest, from, algorithm).await
+            uploads::mount(app, parts, &repository, digest, from, algorithm).await
         }
         Operation::UploadStatus { repository, id } => uploads::status(app, &repository, id).await,
         Operation::AppendUpload { repository, id } => uploads::append(app, headers, body, &repository, id).await,

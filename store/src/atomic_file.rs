@@ -20,6 +20,26 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 
 /// Replaces a file, or makes it, with a mode less the umask: 0600 for secrets.
 pub fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    write_and_place(path, bytes, mode, |temporary| fs::rename(temporary, path))
+}
+
+/// Makes a file with a mode less the umask, unless there is one: of several who try at once, all find the same bytes.
+pub fn create_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    write_and_place(path, bytes, mode, |temporary| {
+        match fs::hard_link(temporary, path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        fs::remove_file(temporary)
+    })
+}
+
+fn write_and_place(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    place: impl FnOnce(&Path) -> std::io::Result<()>,
+) -> Result<(), FileError> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let folder = parent(path);
     fs::create_dir_all(folder).during("create the folder", folder)?;
@@ -30,7 +50,7 @@ pub fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileE
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
     let mut file = file.during("create", &temporary)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).during("write", path);
-    let moved = written.and_then(|()| fs::rename(&temporary, path).during("replace", path));
+    let moved = written.and_then(|()| place(&temporary).during("replace", path));
     if moved.is_err() {
         // Whatever went wrong is reported; that the leftover stays too would not add to it.
         let _ = fs::remove_file(&temporary);
@@ -114,6 +134,18 @@ mod tests {
         assert_eq!(fs::read(&path).expect("readable"), b"two");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path().join("a")).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn what_is_there_is_not_created_again() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let path = folder.path().join("secret");
+        for bytes in [b"one", b"two"] {
+            create_with_mode(&path, bytes, 0o600).expect("there");
+            assert_eq!(fs::read(&path).expect("readable"), b"one");
+        }
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1);
     }
 
     #[test]

@@ -55,6 +55,7 @@
 //! │   ├── users/CONTAINER           the containers that have it
 //! │   └── _data/                    what is mounted
 //! ├── events                        what happened to containers, one line each
+//! ├── registry-key                  what a push out of this home shows to a registry of it (see `registry::home`)
 //! └── registry/                     what `slipway serve` keeps (see `registry::storage`)
 //! ```
 
@@ -356,6 +357,11 @@ impl Layout {
     /// Returns the folder of the registry that is served out of this home.
     pub fn registry(&self) -> PathBuf {
         self.home.join("registry")
+    }
+
+    /// Returns the file of the secret by which a registry of this home knows pushes out of it.
+    pub fn registry_key(&self) -> PathBuf {
+        self.home.join("registry-key")
     }
 }
 

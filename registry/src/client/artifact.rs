@@ -102,7 +102,7 @@ pub async fn push_blobs(
     events: &dyn TransferEvents,
 ) -> Result<(), PushError> {
     let session = open(client, reference, Access::PullPush).await?;
-    let pusher = Pusher { session: &session, store, reference, events };
+    let pusher = Pusher::begin(&session, store, reference, events).await;
     for blob in blobs {
         events.started(blob);
         events.state(&blob.digest, &BlobState::Preparing);

@@ -32,6 +32,8 @@ pub enum BlobState {
     LayerAlreadyExists,
     /// Push: the registry took the blob over from another of its repositories.
     MountedFrom(RepositoryName),
+    /// Push: the registry took the blob over from what it has on its machine, without saying from where.
+    Mounted,
 }
 
 impl BlobState {
@@ -44,7 +46,8 @@ impl BlobState {
             | Self::PullComplete
             | Self::Pushed
             | Self::LayerAlreadyExists
-            | Self::MountedFrom(_) => true,
+            | Self::MountedFrom(_)
+            | Self::Mounted => true,
         }
     }
 }
@@ -63,6 +66,7 @@ impl fmt::Display for BlobState {
             Self::Pushed => f.write_str("Pushed"),
             Self::LayerAlreadyExists => f.write_str("Layer already exists"),
             Self::MountedFrom(repository) => write!(f, "Mounted from {}", repository.as_str()),
+            Self::Mounted => f.write_str("Mounted"),
         }
     }
 }

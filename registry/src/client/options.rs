@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::CredentialStore;
 
 /// How to go through proxies; the face reads these from `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
@@ -29,6 +31,8 @@ pub struct ClientOptions {
     pub proxies: ProxySettings,
     /// What to call ourselves.
     pub user_agent: String,
+    /// Tells the time to a registry of the same home (see [`crate::home`]); without, blobs are sent to it as to others.
+    pub clock: Option<fn() -> Timestamp>,
     /// How many blobs of an image move at once.
     pub parallel: usize,
     /// How long connecting may take.
@@ -51,6 +55,7 @@ impl Default for ClientOptions {
             roots: Vec::new(),
             proxies: ProxySettings::default(),
             user_agent: concat!("slipway/", env!("CARGO_PKG_VERSION")).into(),
+            clock: None,
             parallel: 4,
             connect_timeout: Duration::from_secs(15),
             inactivity: Duration::from_secs(60),

@@ -10,9 +10,11 @@ use reqwest::header::{CONTENT_TYPE, HeaderName};
 use reqwest::{Method, StatusCode, Url};
 use store::{BlobError, Store};
 
+use super::endpoint::is_loopback;
 use super::request::{Body, Request};
 use super::session::{Access, Session, scope};
 use super::{BlobState, Client, PushError, RequestError, TransferEvents, sources, upload};
+use crate::home::{self, Claim, Home};
 
 /// How large a manifest may be.
 const MAX_MANIFEST: u64 = 8 << 20;
@@ -36,7 +38,8 @@ pub struct Pushed {
 ///
 /// `descriptor` is of a manifest or index whose blobs are all in the store (`store.images().publishable`). Blobs go
 /// first and the manifest last, so nobody ever pulls a manifest that names a missing blob. What another repository
-/// of the same registry is known to have is mounted instead of sent.
+/// of the same registry is known to have is mounted instead of sent, and a registry of this very home takes all from the
+/// store by itself.
 pub async fn push(
     client: &Client,
     store: &Store,
@@ -51,7 +54,7 @@ pub async fn push(
         return Err(PushError::OtherDigest { reference, actual });
     }
     let session = Session::open(client, reference.registry(), reference.repository(), Access::PullPush).await?;
-    let pusher = Pusher { session: &session, store, reference, events };
+    let pusher = Pusher::begin(&session, store, reference, events).await;
     let documents = pusher.documents(descriptor).await?;
     pusher.blobs(&documents).await?;
     // Children stand after their index, and the root is first.
@@ -73,10 +76,31 @@ struct Document {
 }
 
 pub(super) struct Pusher<'a> {
-    pub(super) session: &'a Session,
-    pub(super) store: &'a Store,
-    pub(super) reference: &'a Reference,
-    pub(super) events: &'a dyn TransferEvents,
+    session: &'a Session,
+    store: &'a Store,
+    reference: &'a Reference,
+    events: &'a dyn TransferEvents,
+    /// The store's home, when the registry may be of the same.
+    home: Option<Home>,
+}
+
+impl<'a> Pusher<'a> {
+    /// Prepares to push out of a store.
+    pub(super) async fn begin(
+        session: &'a Session,
+        store: &'a Store,
+        reference: &'a Reference,
+        events: &'a dyn TransferEvents,
+    ) -> Self {
+        let home = if is_loopback(&session.registry.endpoint.base) {
+            let layout = store.layout().clone();
+            // Without a key that can be read, blobs are sent as to any registry.
+            store::blocking::run(move || Home::find(&layout)).await.ok().flatten()
+        } else {
+            None
+        };
+        Self { session, store, reference, events, home }
+    }
 }
 
 impl Pusher<'_> {
@@ -163,7 +187,8 @@ impl Pusher<'_> {
             BlobState::LayerAlreadyExists
         } else {
             match self.mount(blob).await? {
-                Mount::Mounted(repository) => BlobState::MountedFrom(repository),
+                Mount::Mounted(Some(repository)) => BlobState::MountedFrom(repository),
+                Mount::Mounted(None) => BlobState::Mounted,
                 Mount::Upload(location) => self.upload(blob, location).await?,
             }
         };
@@ -174,16 +199,25 @@ impl Pusher<'_> {
         Ok(())
     }
 
-    /// Tries to have the registry take a blob over from another of its repositories.
+    /// Tries to have the registry take a blob over from another of its repositories, or from the store itself.
     async fn mount(&self, blob: &Descriptor) -> Result<Mount, PushError> {
         let (store, registry, digest) = (self.store.clone(), self.reference.registry().to_owned(), blob.digest.clone());
         let known = store::blocking::run(move || sources::find(&store, &registry, &digest)).await;
         let others = known.into_iter().filter(|repository| repository != self.reference.repository());
-        for from in others.take(MAX_MOUNTS) {
+        let proof = self.proof(blob).await;
+        // Who shows where the blob is need not name a repository that has it.
+        let nowhere = proof.is_some().then_some(None);
+        for from in others.take(MAX_MOUNTS).map(Some).chain(nowhere) {
             let mut url = self.session.url("blobs/uploads/");
-            url.query_pairs_mut().append_pair("mount", &blob.digest.to_string()).append_pair("from", from.as_str());
+            url.query_pairs_mut().append_pair("mount", &blob.digest.to_string());
+            if let Some(from) = &from {
+                url.query_pairs_mut().append_pair("from", from.as_str());
+            }
             let mut request = Request::new(Method::POST, url);
-            request.scopes = vec![scope(&from, "pull")];
+            if let Some(proof) = &proof {
+                request = request.header(home::HEADER, proof);
+            }
+            request.scopes = from.iter().map(|from| scope(from, "pull")).collect();
             // Whatever is wrong with mounting, the blob can still be sent.
             let Ok(response) = self.session.attempt(&request, &mut |_| {}).await else { continue };
             match response.status {
@@ -195,6 +229,19 @@ impl Pusher<'_> {
             }
         }
         Ok(Mount::Upload(None))
+    }
+
+    /// Proves to a registry of the same home that it may take a blob from the store, if that has it.
+    async fn proof(&self, blob: &Descriptor) -> Option<String> {
+        let (home, clock) = (self.home.as_ref()?, self.session.client.options().clock?);
+        let (blobs, digest) = (self.store.blobs().clone(), blob.digest.clone());
+        // Opened, it is a file, whatever it was before. What is wrong with it is told when it is to be sent.
+        let opened = store::blocking::run(move || blobs.open(&digest)).await.ok()?;
+        let base = &self.session.registry.endpoint.base;
+        let host = base.host_str().filter(|_| opened.size == blob.size)?;
+        let host = base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let claim = Claim { host: &host, repository: self.reference.repository(), digest: &blob.digest };
+        Some(home.prove(claim, clock()))
     }
 
     async fn upload(&self, blob: &Descriptor, location: Option<Url>) -> Result<BlobState, PushError> {
@@ -255,7 +302,8 @@ impl Document {
 
 /// What came of trying to mount.
 enum Mount {
-    Mounted(RepositoryName),
+    /// From a repository, if one was named.
+    Mounted(Option<RepositoryName>),
     /// It has to be sent; the registry may have begun an upload already.
     Upload(Option<Url>),
 }

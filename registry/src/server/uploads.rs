@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Response, StatusCode, header};
 use oci::{Algorithm, Digest, RepositoryName};
 use tokio::sync::Notify;
@@ -17,7 +18,8 @@ use super::App;
 use super::body::{Batch, content_length, next_batch};
 use super::error::{RequestError, upload_range};
 use super::response;
-use crate::storage::{Upload, UploadError, UploadId};
+use crate::home::{self, Claim};
+use crate::storage::{StorageError, Upload, UploadError, UploadId};
 
 /// How often, and after which pauses, an upload is asked for that an earlier request still holds: 4 s in all.
 const TAKEOVER_TRIES: u32 = 200;
@@ -270,6 +272,7 @@ pub(crate) async fn post(
 /// Answers `POST /v2/NAME/blobs/uploads/?mount=DIGEST[&from=NAME]`; what cannot be mounted becomes an upload.
 pub(crate) async fn mount(
     app: &App,
+    request: &Parts,
     repository: &RepositoryName,
     digest: Digest,
     from: Option<RepositoryName>,
@@ -286,11 +289,28 @@ pub(crate) async fn mount(
         }
         None => false,
     };
-    if mounted {
+    if mounted || adopt(app, request, repository, &digest).await? {
         Ok(response::created(&blob_location(repository, &digest), &digest))
     } else {
         start(app, repository, algorithm).await
     }
+}
+
+/// Takes a blob over from the local store of the home that is served, for a client that proves to work in it.
+///
+/// Whether the local store has it is looked at after that only, so nobody else learns of it.
+async fn adopt(app: &App, request: &Parts, repository: &RepositoryName, digest: &Digest) -> Result<bool, RequestError> {
+    let (Some(home), Some(said)) = (app.home(), request.headers.get(home::HEADER)) else { return Ok(false) };
+    let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request.uri.authority().map_or(host, |authority| Some(authority.as_str()));
+    let (Some(host), Ok(said)) = (host, said.to_str()) else { return Ok(false) };
+    let now = app.storage().backend().objects.now().await.map_err(StorageError::from)?;
+    if !home.believes(said, Claim { host, repository, digest }, now) {
+        return Ok(false);
+    }
+    let (here, file, digest) = (app.repository(repository), home.blob(digest), digest.clone());
+    let adopted = app.in_task(async move { here.adopt(&digest, &file).await }).await?;
+    Ok(adopted.map_err(UploadError::from)?)
 }
 
 /// Answers `GET /v2/NAME/blobs/uploads/ID`.

@@ -11,7 +11,10 @@
 //!
 //! A blob shows only in repositories that own it: that the store has it for another shows nowhere.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::ops::Range;
+use std::path::Path;
 
 use bytes::Bytes;
 use oci::{Digest, RepositoryName};
@@ -228,11 +231,30 @@ impl Repository {
         }
     }
 
-    /// Makes what is in a file, which never changes, a blob of the repository, without copying it when both are on the
-    /// same disk. The caller has made sure of the digest, and that the client may read the file.
-    pub async fn adopt(&self, digest: &Digest, file: &std::path::Path, size: u64) -> Result<bool, CommitError> {
-        let id = self.storage.draw();
-        if !self.storage.data().link(id, file).await? {
+    /// Makes what is in a file a blob of the repository, without copying it when it is on the same disk, and tells whether
+    /// it did: not when there is no such file, it cannot be had without copying, or it is not what the digest says.
+    ///
+    /// The file never changes, and is safe from a crash of the machine. The caller has made sure that the client may
+    /// read it.
+    pub async fn adopt(&self, digest: &Digest, file: &Path) -> Result<bool, CommitError> {
+        let (id, storage) = (self.storage.draw(), &self.storage);
+        let (path, most) = (file.to_owned(), storage.options().inline);
+        // A file that cannot be read is of no use here.
+        let Ok(few) = store::blocking::run(move || read_few(&path, most)).await else { return Ok(false) };
+        if let Some(bytes) = few {
+            let same = Digest::of(digest.algorithm(), &bytes) == *digest;
+            return if same { self.commit(digest, &Arrival::Inline(bytes)).await.map(|()| true) } else { Ok(false) };
+        }
+        if !storage.data().link(id, file).await? {
+            return Ok(false);
+        }
+        let Some(size) = storage.data().size(id).await? else { return Ok(false) };
+        let record = BlobRecord { state: BlobState::Live, size, data: Some(id), bad: false };
+        // Whoever wrote the file made sure of the digest; what the disk made of it since, only reading it tells. What is
+        // read is what is kept, under the name that nobody else has.
+        let hashed = storage.hash(digest.algorithm(), &record, &Bytes::new(), 0).await?;
+        if hashed.as_ref() != Some(digest) {
+            storage.data().delete(id).await?;
             return Ok(false);
         }
         self.commit(digest, &Arrival::Data { id, size }).await.map(|()| true)
@@ -461,6 +483,17 @@ impl Storage {
         let record = OwnRecord { lapsing: false, ..own.record };
         Ok(self.replace(key, &record, &[], Condition::Is(own.version)).await?.is_some())
     }
+}
+
+/// Reads a file that has at most so many bytes; `None` when it has more.
+fn read_few(path: &Path, most: usize) -> io::Result<Option<Bytes>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    if file.metadata()?.len() > most as u64 {
+        return Ok(None);
+    }
+    file.take(most as u64).read_to_end(&mut bytes)?;
+    Ok(Some(bytes.into()))
 }
 
 /// Does several things at once, but not too many, and gives the first error.

@@ -290,8 +290,8 @@ pub trait Data: fmt::Debug + Send + Sync {
     /// Lists the objects after `after` in the order of their IDs, at most `limit`, with size and age.
     async fn list(&self, after: Option<Id>, limit: usize) -> Result<Page<(Id, u64, Timestamp)>, ObjectError>;
 
-    /// Makes an object of a file that never changes, without copying it, if both are on the same disk. `false` when that
-    /// cannot be done.
+    /// Makes an object of a file that never changes, and is safe from a crash of the machine, without copying it, if both
+    /// are on the same disk. `false` when that cannot be done, or there is no such file.
     async fn link(&self, _id: Id, _file: &std::path::Path) -> Result<bool, ObjectError> {
         Ok(false)
     }

@@ -7,8 +7,9 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use oci::{Digest, Hasher};
+use oci::{Algorithm, Digest, Hasher};
 
 use super::blobs::{BlobRecord, BlobState};
 use super::keys::{self, TOMBSTONE};
@@ -113,23 +114,44 @@ impl Storage {
         if held.record.state == BlobState::Dead {
             return Ok(Verdict::Moot);
         }
-        let size = held.record.size;
-        let mut hasher = Hasher::new(digest.algorithm());
+        if self.hash(digest.algorithm(), &held.record, &held.bytes, rate).await?.as_ref() == Some(digest) {
+            return Ok(Verdict::Whole);
+        }
+        // It may have gone, or been healed, while it was read.
+        let now = self.slot::<BlobRecord>(&keys::blob(digest)).await?.here();
+        let same = now.is_some_and(|now| now.record.data == held.record.data && now.record.state != BlobState::Dead);
+        Ok(if same { Verdict::Bad } else { Verdict::Moot })
+    }
+
+    /// Hashes the bytes of a blob, `bytes` being those in its record; `None` when they are not as many as the record says.
+    pub(super) async fn hash(
+        &self,
+        algorithm: Algorithm,
+        record: &BlobRecord,
+        bytes: &Bytes,
+        rate: u64,
+    ) -> Result<Option<Digest>, StorageError> {
+        let size = record.size;
+        let there = match record.data {
+            Some(id) => self.data().size(id).await?,
+            None => Some(bytes.len() as u64),
+        };
+        if there != Some(size) {
+            return Ok(None);
+        }
+        let mut hasher = Hasher::new(algorithm);
         let mut at = 0;
-        let mut whole = held.record.data.is_some() || held.bytes.len() as u64 == size;
-        while whole && at < size {
+        while at < size {
             let end = size.min(at + PIECE);
-            let content = match held.record.data {
-                Some(id) if at == 0 && self.data().size(id).await? != Some(size) => None,
+            let content = match record.data {
                 Some(id) => self.data().read(id, at..end).await?,
-                None => Some(Content::Bytes(held.bytes.slice(range(at, end)))),
+                None => Some(Content::Bytes(bytes.slice(range(at, end)))),
             };
-            let Some(content) = content else {
-                whole = false;
-                break;
-            };
+            let Some(content) = content else { return Ok(None) };
             let piece = gather(content, end - at).await?;
-            whole = piece.len() as u64 == end - at;
+            if piece.len() as u64 != end - at {
+                return Ok(None);
+            }
             hasher = store::blocking::run(move || {
                 hasher.update(&piece);
                 hasher
@@ -141,20 +163,14 @@ impl Storage {
             }
             at = end;
         }
-        if whole && hasher.finish() == *digest {
-            return Ok(Verdict::Whole);
-        }
-        // It may have gone, or been healed, while it was read.
-        let now = self.slot::<BlobRecord>(&keys::blob(digest)).await?.here();
-        let same = now.is_some_and(|now| now.record.data == held.record.data && now.record.state != BlobState::Dead);
-        Ok(if same { Verdict::Bad } else { Verdict::Moot })
+        Ok(Some(hasher.finish()))
     }
 
     /// Marks a blob that turned out to be bad, so that it is as if it were not there until somebody pushes it again.
     /// `false` when it changed meanwhile.
     pub(super) async fn mark_bad(&self, digest: &Digest, found: &Held<BlobRecord>) -> Result<bool, StorageError> {
         let key = keys::blob(digest);
-        self.objects().put(&keys::bad(digest), bytes::Bytes::new(), Condition::Always).await?;
+        self.objects().put(&keys::bad(digest), Bytes::new(), Condition::Always).await?;
         for _ in 0..TRIES {
             let Some(held) = self.slot::<BlobRecord>(&key).await?.here() else { return Ok(false) };
             if held.record.data != found.record.data || held.record.state == BlobState::Dead {

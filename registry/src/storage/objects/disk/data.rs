@@ -334,17 +334,7 @@ impl Data for DiskData {
             let path = paths.data(id);
             match paths.io.link(&file, &path) {
                 Ok(()) => {}
-                // On another disk, with too many names already, or on a disk without second names.
-                Err(error)
-                    if matches!(
-                        error.raw_os_error(),
-                        Some(code) if [rustix::io::Errno::XDEV, rustix::io::Errno::MLINK, rustix::io::Errno::PERM, rustix::io::Errno::NOENT]
-                            .iter()
-                            .any(|known| known.raw_os_error() == code)
-                    ) =>
-                {
-                    return Ok(false);
-                }
+                Err(error) if cannot_link(&error) => return Ok(false),
                 Err(error) => return Err(failed("create", &path, error)),
             }
             paths.io.sync_folder(&paths.data).map_err(|error| failed("sync the folder", &paths.data, error))?;
@@ -352,4 +342,14 @@ impl Data for DiskData {
         })
         .await
     }
+}
+
+/// Tells whether an error says that a file is not there, or cannot have a second name here.
+fn cannot_link(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        // On another disk, with too many names already, of somebody else, or on a disk without second names.
+        Some(Errno::NOENT | Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::ACCESS | Errno::NOSYS | Errno::OPNOTSUPP)
+    )
 }
