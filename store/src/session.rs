@@ -321,12 +321,13 @@ impl Home {
 
     /// Keeps a folder if it is empty and there are not enough.
     fn keep_spare(&self, folder: &Path) -> bool {
-        let mut session = self.session();
-        let Some(session) = session.as_mut().filter(|session| session.spare.len() < MOST_SPARE) else { return false };
+        let session = self.session().as_ref().map(|session| (session.folder.clone(), session.spare.len()));
+        let Some((session, _)) = session.filter(|(_, spare)| *spare < MOST_SPARE) else { return false };
+        // Without the lock: each step takes it several times, and would wait for the disk and for this thread's next turn.
         let is_empty = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
-        let spare = session.folder.join(format!("s{}", self.counter.fetch_add(1, Ordering::Relaxed)));
+        let spare = session.join(format!("s{}", self.counter.fetch_add(1, Ordering::Relaxed)));
         let kept = is_empty && fs::rename(folder, &spare).is_ok();
-        if kept {
+        if kept && let Some(session) = self.session().as_mut() {
             session.spare.push(spare);
         }
         kept
