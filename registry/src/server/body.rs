@@ -20,6 +20,7 @@ use rustix::buffer::spare_capacity;
 use rustix::io::{pread, retry_on_intr};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::error::RequestError;
 use super::{Memory, Sharer};
@@ -42,12 +43,18 @@ pub(crate) struct Batch {
     pub(crate) end: Option<Result<(), RequestError>>,
 }
 
+/// A batch may take so many times as long as a client may be silent: whoever sends a byte now and then would otherwise
+/// hold a connection for ever.
+const SLOWEST_BATCH: u32 = 10;
+
 /// Collects the next batch of a body; what came before an error is in it.
 pub(crate) async fn next_batch(body: &mut Body, memory: &Memory, inactivity: Duration) -> Batch {
     let mut batch = Batch { pieces: Vec::new(), end: None };
     let (mut size, mut small) = (0, BytesMut::new());
+    let (began, longest) = (Instant::now(), inactivity.saturating_mul(SLOWEST_BATCH));
     while batch.end.is_none() && size < memory.share(BATCH) {
-        match tokio::time::timeout(inactivity, body.frame()).await {
+        let left = longest.saturating_sub(began.elapsed());
+        match tokio::time::timeout(inactivity.min(left), body.frame()).await {
             Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     size += data.len();
@@ -94,7 +101,11 @@ impl Manifests {
         Self { memory: Arc::new(Semaphore::new(limit.clamp(Memory::SHARED, u32::MAX as usize))), limit }
     }
 
-    /// Reads a body into memory. One that is long must be there as a whole within `inactivity`, because others wait.
+    /// For so long the rest of a long manifest may take: others wait for its memory.
+    const REST: Duration = Duration::from_secs(10);
+
+    /// Reads a body into memory. One that is long waits for its turn no longer than `inactivity`, and has then to be
+    /// there soon.
     pub(crate) async fn read(
         &self,
         body: &mut Body,
@@ -110,9 +121,10 @@ impl Manifests {
             return Ok(Sent { bytes: bytes.into(), _permit: None });
         }
         let most = u32::try_from(announced.unwrap_or(self.limit)).unwrap_or(u32::MAX);
-        let permit = self.memory.clone().acquire_many_owned(most).await.expect("the semaphore is never closed");
+        let turn = tokio::time::timeout(inactivity, self.memory.clone().acquire_many_owned(most)).await;
+        let permit = turn.map_err(|_| RequestError::TooManyManifests)?.expect("the semaphore is never closed");
         let rest = self.read_until(usize::MAX, body, &mut bytes, inactivity);
-        tokio::time::timeout(inactivity, rest).await.map_err(|_| RequestError::SlowBody)??;
+        tokio::time::timeout(inactivity.min(Self::REST), rest).await.map_err(|_| RequestError::SlowBody)??;
         Ok(Sent { bytes: bytes.into(), _permit: Some(permit) })
     }
 
@@ -317,7 +329,7 @@ mod tests {
         let mut slow = Body::from_stream(slow);
         let mut long = Body::from(vec![7; 200_000]);
         let mut short = Body::from(vec![7; Manifests::SHORT]);
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let slow = async { (manifests.read(&mut slow, &headers, inactivity).await, began.elapsed()) };
         let after = |seconds: u64| tokio::time::sleep(Duration::from_secs(seconds));
         let long = async {
@@ -333,8 +345,25 @@ mod tests {
         assert_eq!(long.0.map_err(|error| error.to_string()).map(|sent| sent.bytes.len()), Ok(200_000));
         assert_eq!(short.0.map_err(|error| error.to_string()).map(|sent| sent.bytes.len()), Ok(Manifests::SHORT));
         assert_eq!(short.1.as_secs(), 10);
-        assert!(long.1 >= slow.1 && long.1.as_secs() < 65, "{:?}", long.1);
+        assert!(long.1 >= slow.1 && long.1.as_secs() < 15, "{:?}", long.1);
         assert_eq!(manifests.memory.available_permits(), Memory::SHARED);
+
+        // Who gets no turn is told so.
+        let _all = manifests.memory.clone().acquire_many_owned(u32::try_from(Memory::SHARED).expect("fits")).await;
+        let refused = manifests.read(&mut Body::from(vec![7; 200_000]), &headers, inactivity).await;
+        assert!(matches!(refused, Err(RequestError::TooManyManifests)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_now_and_then_is_too_slow() {
+        let inactivity = Duration::from_secs(60);
+        let trickle = futures_util::stream::iter(0..).then(|_| async {
+            tokio::time::sleep(Duration::from_secs(59)).await;
+            Ok::<_, io::Error>(Bytes::from_static(b"x"))
+        });
+        let batch = next_batch(&mut Body::from_stream(trickle), &Memory::default(), inactivity).await;
+        assert!(matches!(batch.end, Some(Err(RequestError::SlowBody))));
+        assert_eq!(batch.pieces.iter().map(Bytes::len).sum::<usize>(), 10);
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub(crate) enum RequestError {
     RangeOutside { size: u64 },
     #[error("nothing more was sent for too long")]
     SlowBody,
+    #[error("too many long manifests are being sent at this moment")]
+    TooManyManifests,
     #[error("the body ended too early")]
     BrokenBody,
     #[error("the registry has no space left")]
@@ -106,7 +108,7 @@ impl RequestError {
             Self::SlowBody => (StatusCode::REQUEST_TIMEOUT, "BLOB_UPLOAD_INVALID"),
             Self::BrokenBody => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
             Self::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "INSUFFICIENT_STORAGE"),
-            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+            Self::TooManyManifests | Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
             Self::Storage(_) => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
         }
     }
@@ -142,7 +144,9 @@ impl RequestError {
                 vec![(header::LOCATION, location.clone()), (header::RANGE, upload_range(*size))]
             }
             Self::RangeOutside { size } => vec![(header::CONTENT_RANGE, format!("bytes */{size}"))],
-            Self::UploadBusy | Self::NoSpace | Self::Unavailable(_) => vec![(header::RETRY_AFTER, "1".to_owned())],
+            Self::UploadBusy | Self::NoSpace | Self::TooManyManifests | Self::Unavailable(_) => {
+                vec![(header::RETRY_AFTER, "1".to_owned())]
+            }
             _ => Vec::new(),
         }
     }
