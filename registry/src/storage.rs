@@ -55,7 +55,7 @@ use tokio::sync::OnceCell;
 
 pub use blobs::{Blob, CommitError};
 pub use id::{Id, Ids};
-pub use manifests::{ManifestRecord, NewManifest, PutManifestError};
+pub use manifests::{ManifestRecord, NewManifest, PULLS_NOTED_EVERY, PutManifestError};
 pub use objects::{Backend, Content, Data, ObjectError, Objects, Page};
 pub use sessions::{Upload, UploadError, UploadId};
 pub use tags::{Change, TagPatterns, TagRecord};

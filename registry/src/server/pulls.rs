@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use oci::{Digest, RepositoryName};
 use tokio::sync::Semaphore;
 
-use crate::storage::Repository;
+use crate::storage::{PULLS_NOTED_EVERY, Repository};
 
 /// How often it is noted that a manifest is pulled.
-const INTERVAL: Duration = Duration::from_secs(60 * 60);
+const INTERVAL: Duration = Duration::from_secs(PULLS_NOTED_EVERY.unsigned_abs());
 /// Of so many manifests it is known that they were noted.
 const MOST: usize = 10_000;
 /// So many notes are on their way at most.

@@ -7,7 +7,7 @@ use std::pin::pin;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use oci::{Descriptor, Digest, Parsed, Tag, media_type};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ use super::objects::{Condition, ObjectError};
 use super::records::{Slot, TRIES};
 use super::tags::{Named, TagRecord, TagTest};
 use super::{Blob, Repository, StorageError};
+
+/// A server notes the pulls of one manifest at most this often, in seconds, so a note may be so much older than the last.
+pub const PULLS_NOTED_EVERY: i64 = 60 * 60;
 
 /// What is known about a manifest of a repository without reading it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -315,8 +318,16 @@ impl Repository {
             if !gone {
                 self.check_untagged(digest).await?;
             }
-            if !gone && self.storage.bury(&key, 0, condition).await?.is_none() {
+            let buried = if gone { None } else { self.storage.bury(&key, 0, condition).await? };
+            if !gone && buried.is_none() {
                 continue;
+            }
+            if let (Some((buried, _)), Some(held)) = (&buried, &held)
+                && let Err(error) = self.check_untagged(digest).await
+            {
+                // An immutable tag came after the first look. When this fails, whoever tagged it has put it back.
+                self.storage.replace(&key, &held.record, &[], Condition::Is(buried.clone())).await?;
+                return Err(error);
             }
             if let Some(held) = held {
                 self.forget_manifest(digest, &held.record, by).await?;
@@ -408,7 +419,8 @@ impl Repository {
     /// Tells whether a manifest was pulled at some moment or later.
     pub async fn was_pulled_since(&self, digest: &Digest, moment: Timestamp) -> Result<bool, StorageError> {
         let entry = self.storage.objects().head(&keys::pull(&self.name, digest)).await?;
-        Ok(entry.is_some_and(|entry| entry.modified >= moment))
+        let noted_since = moment.checked_sub(SignedDuration::from_secs(PULLS_NOTED_EVERY)).unwrap_or(Timestamp::MIN);
+        Ok(entry.is_some_and(|entry| entry.modified >= noted_since))
     }
 
     pub(super) async fn put_referrer(
