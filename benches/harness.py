@@ -75,10 +75,11 @@ def table(rows, most_memory=100 * MIB):
 
 
 class Growth:
-    """How one scenario's time grows with its size, for each side: `points[name]` is a list of (size, seconds)."""
+    """How one scenario's time grows with its size, for each side: `points[name]` is a list of (size, seconds), and
+    `noise[name]` of how far from these the runs mostly were."""
 
     def __init__(self, title, unit):
-        self.title, self.unit, self.points = title, unit, {}
+        self.title, self.unit, self.points, self.noise = title, unit, {}, {}
 
     def measure(self, name, size, command, env, rounds, before=None):
         """Takes the median of `rounds` runs of `command` as the point of `name` at `size`."""
@@ -88,6 +89,7 @@ class Growth:
                 before(name, round_)
             side.times.append(run(command(round_), env)[0])
         self.points.setdefault(name, []).append((size, side.median))
+        self.noise.setdefault(name, []).append(statistics.median(abs(seconds - side.median) for seconds in side.times))
 
     def costs(self, name):
         """-> (size, seconds, cost of one more unit since the size before; for the first, since nothing)."""
@@ -98,9 +100,16 @@ class Growth:
         return costs
 
     def rises(self, name="ours", slack=1.25):
-        """Whether one more unit ever costs more, by more than noise, than one of the smaller sizes did."""
-        costs = [cost for _, _, cost in self.costs(name)]
-        return any(later > slack * min(costs[: place + 1]) for place, later in enumerate(costs[1:]))
+        """Whether one more unit ever costs more, by more than noise, than one of the smaller sizes did. A few units more may
+        cost nothing that can be measured: then that is what they may have cost."""
+        sizes, noise = [size for size, _ in self.points[name]], self.noise[name]
+        lowest = float("inf")
+        for place, (_, _, cost) in enumerate(self.costs(name)):
+            blur = (noise[place] + noise[place - 1]) / (sizes[place] - sizes[place - 1]) if place else 0.0
+            if cost - blur > slack * lowest:
+                return True
+            lowest = min(lowest, cost + blur)
+        return False
 
     def print(self):
         print(f"\n{self.title}: seconds in all, and microseconds for one more {self.unit}")

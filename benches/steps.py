@@ -54,7 +54,8 @@ def main():
                 return
             growth = harness.Growth(title, "step")
             for size in sizes:
-                path = arena.context(f"{title.replace(' ', '-')}-{size}", dockerfile(size))
+                # buildah takes a comma in the path for the end of a mount's option
+                path = arena.context(f"{title.replace(', ', '-')}-{size}", dockerfile(size))
                 ours, others = arena.build(f"grow{size}", path, *flags)
                 for name, command, env in [ours, *others]:
                     if size <= most.get(name, size):
