@@ -16,6 +16,7 @@
 //! | `table`, `units` | columns, sizes and times as docker prints them |
 //! | `sink` | files and standard output as the ends of what commands write |
 //! | `terminal` | standard output, and whether anybody looks at it |
+//! | `memory` | copying and comparing bytes, which musl does slowly |
 //! | `failure` | `error:`, `caused by:`, `hint:`, and the exit code |
 
 mod args;
@@ -24,6 +25,8 @@ mod commands;
 mod each;
 mod failure;
 mod flags;
+#[cfg(all(target_arch = "x86_64", any(target_env = "musl", test)))]
+mod memory;
 mod objects;
 mod progress;
 mod rootless;
