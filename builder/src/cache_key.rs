@@ -17,13 +17,18 @@ pub(crate) struct CacheKey(pub(crate) Digest);
 /// run together.
 pub(crate) struct KeyWriter {
     hasher: Hasher,
+    /// Bytes that are not hashed yet: ten thousand files are many short fields.
+    pending: Vec<u8>,
     notes: Notes,
 }
+
+/// How many bytes are hashed at once.
+const BATCH: usize = 4096;
 
 impl KeyWriter {
     /// Starts the key of a kind of step on the layers below it.
     pub(crate) fn new(kind: &str, parent: Option<&ChainId>) -> Self {
-        let mut key = Self { hasher: Hasher::new(Algorithm::Sha256), notes: Notes::default() };
+        let mut key = Self { hasher: Hasher::new(Algorithm::Sha256), pending: Vec::new(), notes: Notes::default() };
         key.text("slipway 2", kind);
         key.text("parent", &parent.map(ToString::to_string).unwrap_or_default());
         key
@@ -32,8 +37,12 @@ impl KeyWriter {
     /// Adds a field that nobody is told of: one of very many, or one that says nothing to people.
     pub(crate) fn bytes(&mut self, name: &str, value: &[u8]) {
         for part in [name.as_bytes(), value] {
-            self.hasher.update(&(part.len() as u64).to_le_bytes());
-            self.hasher.update(part);
+            self.pending.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            self.pending.extend_from_slice(part);
+        }
+        if self.pending.len() >= BATCH {
+            self.hasher.update(&self.pending);
+            self.pending.clear();
         }
     }
 
@@ -75,7 +84,8 @@ impl KeyWriter {
     }
 
     /// Returns the key, and what it was made of.
-    pub(crate) fn finish(self) -> (CacheKey, Notes) {
+    pub(crate) fn finish(mut self) -> (CacheKey, Notes) {
+        self.hasher.update(&self.pending);
         (CacheKey(self.hasher.finish()), self.notes)
     }
 }

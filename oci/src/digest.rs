@@ -257,11 +257,11 @@ impl Hasher {
 
 fn from_hash(algorithm: Algorithm, hash: &[u8]) -> Digest {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    let hex: String = hash
-        .iter()
-        .flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]])
-        .map(char::from)
-        .collect();
+    let mut hex = String::with_capacity(2 * hash.len());
+    for byte in hash {
+        hex.push(char::from(HEX[usize::from(byte >> 4)]));
+        hex.push(char::from(HEX[usize::from(byte & 15)]));
+    }
     Digest { algorithm, hex: hex.into() }
 }
 

@@ -78,10 +78,10 @@ fn list_node(lines: &mut dyn Write, source: &SourceTree, node: &Node) -> Result<
         NodeKind::CharDevice | NodeKind::BlockDevice => ("device", format!("{}:{}", node.rdev.0, node.rdev.1)),
         NodeKind::Fifo => ("fifo", String::new()),
     };
-    let entry = source.entry(node)?;
-    let mode = if node.kind == NodeKind::Symlink { 0 } else { entry.mode };
+    let (uid, gid) = source.owner(node);
+    let mode = if node.kind == NodeKind::Symlink { 0 } else { node.mode };
     // A path may hold anything but a zero.
-    write!(lines, "{mode:o} {}:{} {what}:{text} ", entry.uid, entry.gid)
+    write!(lines, "{mode:o} {uid}:{gid} {what}:{text} ")
         .and_then(|()| lines.write_all(&node.path))
         .and_then(|()| lines.write_all(&[0]))
         .map_err(|error| Fault::because("cannot write the list of a step's files", &error).into())
@@ -104,7 +104,7 @@ pub(crate) fn is_known(source: &SourceTree, collected: &[Arc<Collected>]) -> Res
 }
 
 fn write_node(key: &mut KeyWriter, source: &SourceTree, node: &Node, cancel: &Cancel) -> Result<(), StepError> {
-    let entry = source.entry(node)?;
+    let (uid, gid) = source.owner(node);
     let kind = match node.kind {
         NodeKind::File | NodeKind::Socket => "file",
         NodeKind::Directory => "folder",
@@ -114,13 +114,13 @@ fn write_node(key: &mut KeyWriter, source: &SourceTree, node: &Node, cancel: &Ca
         NodeKind::Fifo => "fifo",
     };
     key.bytes("kind", kind.as_bytes());
-    key.number("mode", if node.kind == NodeKind::Symlink { 0 } else { entry.mode.into() });
-    key.number("uid", entry.uid.into());
-    key.number("gid", entry.gid.into());
+    key.number("mode", if node.kind == NodeKind::Symlink { 0 } else { node.mode.into() });
+    key.number("uid", uid.into());
+    key.number("gid", gid.into());
     key.bytes("target", node.target.as_deref().unwrap_or_default());
     key.number("major", node.rdev.0.into());
     key.number("minor", node.rdev.1.into());
-    for (name, value) in &entry.xattrs {
+    for (name, value) in &source.capabilities(node)? {
         key.bytes("xattr", name);
         key.bytes("value", value);
     }

@@ -93,8 +93,8 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    fn new(path: &[u8], node: Node, is_parent: bool) -> Self {
-        Self { above: node.path.len() - path.len(), node: Arc::new(node), is_parent }
+    fn new(above: usize, node: Node, is_parent: bool) -> Self {
+        Self { above, node: Arc::new(node), is_parent }
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
@@ -204,9 +204,11 @@ fn collect_one(
         include: filter.include.as_ref().map(Ignore::root),
         exclude: filter.exclude.as_ref().map(Ignore::root),
     };
-    let mut walk = Walk { source, filter, items: Items { spool: Spool::new(source.spool()) }, parents: Vec::new() };
+    let above = root.node.path.len() + usize::from(!root.node.path.is_empty());
+    let items = Items { spool: Spool::new(source.spool()) };
+    let mut walk = Walk { source, filter, above, items, parents: Vec::new() };
     if root.is_folder() {
-        walk.folder(&root, b"", &state)?;
+        walk.folder(&root, &state)?;
     }
     let items = walk.items;
     if let (Some(required), 0) = (&filter.required, items.count()) {
@@ -237,20 +239,22 @@ struct State {
 struct Walk<'a> {
     source: &'a SourceTree,
     filter: &'a Filter,
+    /// How much of each path leads to what is walked.
+    above: usize,
     items: Items,
     /// The folders on the way that are not wanted themselves: they come along when something in them does.
     parents: Vec<Item>,
 }
 
 impl Walk<'_> {
-    fn folder(&mut self, folder: &Seen, path: &[u8], state: &State) -> Result<(), Fault> {
-        let (source, filter) = (self.source, self.filter);
+    fn folder(&mut self, folder: &Seen, state: &State) -> Result<(), Fault> {
+        let (source, filter, above) = (self.source, self.filter, self.above);
         for child in source.children(folder)? {
             let child = child?;
-            let path = join_path(path, child.node.name());
+            let path = &child.node.path[above..];
             let step = |ignore: &Option<Ignore>, matched: &Option<Matched>| match (ignore, matched) {
                 (Some(ignore), Some(matched)) => {
-                    let (matches, next) = ignore.step(matched, &path);
+                    let (matches, next) = ignore.step(matched, path);
                     (Some(matches), Some(next))
                 }
                 _ => (None, None),
@@ -260,20 +264,20 @@ impl Walk<'_> {
             let wanted = included.unwrap_or(true) && !excluded.unwrap_or(false);
             if !child.is_folder() {
                 if wanted {
-                    self.take(&Item::new(&path, child.node, false))?;
+                    self.take(&Item::new(above, child.node, false))?;
                 }
                 continue;
             }
-            let item = Item::new(&path, child.node.clone(), !wanted);
+            let item = Item::new(above, child.node.clone(), !wanted);
             if wanted {
                 self.take(&item)?;
-                self.folder(&child, &path, &State { include, exclude })?;
+                self.folder(&child, &State { include, exclude })?;
             } else {
-                let above = self.parents.len();
+                let parents = self.parents.len();
                 self.parents.push(item);
-                self.folder(&child, &path, &State { include, exclude })?;
+                self.folder(&child, &State { include, exclude })?;
                 // Gone if it was taken along.
-                self.parents.truncate(above);
+                self.parents.truncate(parents);
             }
         }
         Ok(())

@@ -233,16 +233,11 @@ impl SourceTree {
     pub(crate) fn entry(&self, node: &Node) -> Result<Entry, Fault> {
         let mut entry = node.entry().unwrap_or_else(|| {
             // A socket becomes an empty file, as with BuildKit.
-            let mut entry = Entry::new(node.path.clone(), EntryKind::File { size: 0 }, node.mode);
-            (entry.uid, entry.gid, entry.mtime) = (node.uid, node.gid, node.mtime);
-            entry
+            Entry::new(node.path.clone(), EntryKind::File { size: 0 }, node.mode)
         });
         entry.mtime = self.mtime(node);
-        if self.has_owners {
-            entry.xattrs = self.capabilities(node)?;
-        } else {
-            (entry.uid, entry.gid) = (0, 0);
-        }
+        (entry.uid, entry.gid) = self.owner(node);
+        entry.xattrs = self.capabilities(node)?;
         Ok(entry)
     }
 
@@ -251,9 +246,14 @@ impl SourceTree {
         self.appearance.mtime.unwrap_or(node.mtime)
     }
 
+    /// Returns whom a file belongs to in a layer.
+    pub(crate) fn owner(&self, node: &Node) -> (u32, u32) {
+        if self.has_owners { (node.uid, node.gid) } else { (0, 0) }
+    }
+
     /// Returns the only attribute that layers keep.
-    fn capabilities(&self, node: &Node) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Fault> {
-        if node.kind != NodeKind::File {
+    pub(crate) fn capabilities(&self, node: &Node) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Fault> {
+        if node.kind != NodeKind::File || !self.has_owners {
             return Ok(BTreeMap::new());
         }
         let mut xattrs = self.tree.xattrs(node)?;
