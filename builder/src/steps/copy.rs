@@ -4,7 +4,9 @@
 //! come from, when that is a stage that is known not to have changed; then by what they hold.
 
 use std::io::Write;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread::Builder;
 
 use layer::NodeKind;
 use oci::Digest;
@@ -75,14 +77,16 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
         // Before the result is filed, or even looked for: without this nobody would look for it in the next build.
         cache::tried(bench.workshop.store, &definition)?;
     }
+    let mut known = None;
     if was_tried || elsewhere || is_known()? {
-        let (key, _) = content_key(operation, base, &walked, bench)?;
+        let (key, notes) = content_key(operation, base, &walked, bench)?;
         if let Some(made) = bench.cached(&key, base)? {
             if let Some(quick) = &quick {
                 keep_again(&made, quick, base, bench)?;
             }
             return Ok(made);
         }
+        known = Some((key, notes));
     }
     let view = match base {
         Some(base) => base.view(bench.workshop.store, &bench.workshop.cancel)?,
@@ -98,24 +102,38 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
         owner => owner.map(|owner| self::owner(&view, owner)).transpose()?,
     };
     let manner = Manner { owner, mode };
-    let (record, written) = write(operation, base, &walked, Changes::new(view), &manner, bench)?;
-    let (key, mut notes) = content_key(operation, base, &walked, bench)?;
+    // To the disk, not to memory: with many files it is long.
+    let list =
+        |lines: &mut dyn Write| walked.iter().try_for_each(|walked| content::list(lines, &walked.tree, &walked.found));
+    let store = bench.workshop.store;
+    let list_files = |key: &CacheKey| store.build_cache().put_list(&key.0, list);
+    let is_kept = !bench.workshop.request.isolated;
+    // When all digests are known, the list is written beside the layer, most of whose time goes into its hash.
+    let (written, listed) = std::thread::scope(|scope| {
+        let known = known.as_ref().filter(|_| is_kept);
+        // Later, if there can be no more threads.
+        let listing = known.and_then(|(key, _)| Builder::new().spawn_scoped(scope, || list_files(key)).ok());
+        let written = write(operation, base, &walked, Changes::new(view), &manner, bench);
+        (written, listing.map(|listing| listing.join().unwrap_or_else(|panic| resume_unwind(panic))))
+    });
+    let (record, written) = written?;
+    let (key, mut notes) = match known {
+        Some(known) => known,
+        None => content_key(operation, base, &walked, bench)?,
+    };
     let record = Record { mark: key.0.clone(), ..record };
     let layers = Layers::then(base, &record);
     if let Some(headers) = written.headers {
         layers.set_index(headers);
     }
     bench.note_parent(&mut notes, operation.base);
-    let list =
-        |lines: &mut dyn Write| walked.iter().try_for_each(|walked| content::list(lines, &walked.tree, &walked.found));
     if bench.workshop.explainer.is_some() {
         let mut files = Vec::new();
         list(&mut files)?;
         bench.missed(&key, &notes, Some(&files));
     }
-    // Straight to the disk: with many files it is long.
-    if !bench.workshop.request.isolated {
-        notes.files = Some(bench.workshop.store.build_cache().put_list(&key.0, list)?);
+    if is_kept {
+        notes.files = Some(listed.unwrap_or_else(|| list_files(&key))?);
     }
     bench.keep(&key, base, &record, Some((&notes, None)))?;
     if let Some(quick) = &quick {
