@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use layer::hashing::HashingThread;
 use oci::Digest;
 use store::{BlobError, BlobWriter, Blobs, Marks, PatchWriter};
 
@@ -86,6 +87,13 @@ impl Sink for LayerSink<'_> {
             State::Patch(patch) if !self.cancel.is_cancelled() => patch.keep(offset, length),
             _ => Err(io::Error::other("the layer has no base, or the build was cancelled")),
         }
+    }
+}
+
+/// A layer of which only the digest is wanted.
+impl Sink for HashingThread {
+    fn keep(&mut self, _: u64, _: u64) -> io::Result<()> {
+        Err(io::Error::other("the layer has no base"))
     }
 }
 

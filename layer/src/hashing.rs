@@ -1,6 +1,8 @@
 //! Digest and size of bytes while they move.
 
 use std::io::{self, Read, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Builder, JoinHandle};
 
 use oci::{Algorithm, Digest, Hasher};
 
@@ -88,6 +90,60 @@ impl<R: Read> Read for HashingReader<R> {
     }
 }
 
+/// Takes bytes only to hash them, which a thread of its own does while the next ones are made.
+#[derive(Debug)]
+pub struct HashingThread {
+    full: SyncSender<Vec<u8>>,
+    /// Buffers that the thread is done with.
+    empty: Receiver<Vec<u8>>,
+    thread: JoinHandle<Hasher>,
+    size: u64,
+}
+
+impl HashingThread {
+    /// Starts at no bytes, with SHA-256.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no more threads.
+    pub fn start() -> io::Result<Self> {
+        let (full, take) = sync_channel::<Vec<u8>>(2);
+        let (give, empty) = sync_channel(4);
+        let work = move || {
+            let mut hasher = Hasher::new(Algorithm::Sha256);
+            for buffer in take {
+                hasher.update(&buffer);
+                // The writer has buffers enough, or is gone.
+                let _ = give.try_send(buffer);
+            }
+            hasher
+        };
+        Ok(Self { full, empty, thread: Builder::new().name("hash".into()).spawn(work)?, size: 0 })
+    }
+
+    /// Returns the digest of all bytes, and how many those were.
+    pub fn finish(self) -> io::Result<(Digest, u64)> {
+        drop(self.full);
+        let hasher = self.thread.join().map_err(|_| io::Error::other("the hashing thread panicked"))?;
+        Ok((hasher.finish(), self.size))
+    }
+}
+
+impl Write for HashingThread {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut buffer = self.empty.try_recv().unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(bytes);
+        self.full.send(buffer).map_err(|_| io::Error::other("the hashing thread panicked"))?;
+        self.size += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +159,9 @@ mod tests {
         let mut reader = HashingReader::with_algorithm(bytes, Algorithm::Sha512);
         io::copy(&mut reader, &mut io::sink()).unwrap();
         assert_eq!(reader.finish().1, Digest::of(Algorithm::Sha512, bytes));
+
+        let mut thread = HashingThread::start().unwrap();
+        bytes.chunks(3).for_each(|piece| thread.write_all(piece).unwrap());
+        assert_eq!(thread.finish().unwrap(), (Digest::sha256(bytes), 20));
     }
 }

@@ -135,7 +135,7 @@ impl Outline {
         marks: &Marks,
         places: &Places,
     ) -> Result<(), Fault> {
-        if size < MIN_SIZE || places.spool.count() < 2 {
+        if size < MIN_SIZE || places.spool.count() == 0 {
             return Ok(());
         }
         let marks = marks.to_bytes();

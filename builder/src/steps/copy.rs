@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::Builder;
 
 use layer::NodeKind;
+use layer::hashing::HashingThread;
 use oci::Digest;
 use oci::users::Users;
 use store::BlobError;
@@ -195,13 +196,18 @@ fn write_layer(
 ) -> Result<(Written, Digest, u64), StepError> {
     let Workshop { store, cancel, .. } = bench.workshop;
     let key = outline_key(operation, bench);
-    // Who wants no cache wants the files read.
-    if !bench.ignore_cache
-        && let Some(outline) = Outline::load(store, &key)?
+    if let Some(outline) = Outline::load(store, &key)?
         && let Some(found) = changes.find_in(&outline)?
-        && let Some(written) = write_patch(changes, &outline, &found, bench)?
     {
-        return Ok(written);
+        // Who wants no cache wants the files read.
+        let written = match bench.ignore_cache {
+            true if found.contains(&false) => None,
+            true => confirm(changes, &outline, bench)?,
+            false => write_patch(changes, &outline, &found, bench)?,
+        };
+        if let Some(written) = written {
+            return Ok(written);
+        }
     }
     let mut sink = LayerSink::new(store.blobs(), cancel).with_marks();
     let written = changes.write(&mut sink, None, store.home(), cancel)?;
@@ -210,6 +216,21 @@ fn write_layer(
         Outline::save(store, &key, (&digest, size), &marks, &written.places)?;
     }
     Ok((written, digest, size))
+}
+
+/// Reads the files of a layer that seems to be the one before: if it is, nothing needs to be written.
+fn confirm(
+    changes: &Changes,
+    outline: &Outline,
+    bench: &Bench<'_>,
+) -> Result<Option<(Written, Digest, u64)>, StepError> {
+    let Workshop { store, cancel, .. } = bench.workshop;
+    // Without a thread it is no faster than writing.
+    let Ok(mut hashing) = HashingThread::start() else { return Ok(None) };
+    let written = changes.write(&mut hashing, None, store.home(), cancel)?;
+    let (digest, size) = hashing.finish().map_err(|error| Fault::because("cannot hash a layer", &error))?;
+    let is_here = digest == outline.base && store.blobs().size(&digest)? == Some(size);
+    Ok(is_here.then_some((written, digest, size)))
 }
 
 /// Writes the layer as a patch of an earlier one; `None` when that turns out to be gone or damaged.

@@ -99,6 +99,29 @@ fn a_layer_of_other_files_is_written_whole() {
 }
 
 #[test]
+fn a_build_without_cache_reads_all_files_and_gives_the_layer_that_is_there_or_writes_it() {
+    let world = world();
+    let build = |world: &World| {
+        let mut request = world.request(DOCKERFILE);
+        request.no_cache = true;
+        let image = world.build_request(&request);
+        assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+        (image.digest(), image.config().rootfs.diff_ids.last().expect("a layer").0.clone())
+    };
+    let (image, layer) = build(&world);
+    let blobs = world.store.blobs();
+    assert_eq!(build(&world), (image.clone(), layer.clone()));
+    blobs.remove(&layer).expect("removed");
+    assert_eq!(build(&world), (image, layer.clone()));
+    blobs.verify(&layer).expect("there again");
+    world.lay("src/d3/f17", "other");
+    let (image, other) = build(&world);
+    assert_eq!(image, World::new().build_request(&world.request(DOCKERFILE)).digest());
+    blobs.verify(&other).expect("written");
+    assert_eq!(kept(&world), 0);
+}
+
+#[test]
 fn what_is_known_of_the_last_layer_may_be_lost_or_damaged() {
     let world = world();
     patches(&world, DOCKERFILE);
