@@ -30,32 +30,33 @@ pub(crate) struct Prepared {
     pub(crate) env: Vec<(String, String)>,
     /// Folders that take writes to be thrown away, and files written for the process.
     held: Vec<Active>,
-    /// Locks of caches: the kernel drops them with the file.
+    /// Locks of caches by name: the kernel drops them with the file.
     locks: Vec<(String, File, PathBuf)>,
 }
 
 /// Makes everything ready that a process mounts.
 pub(crate) fn prepare(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Prepared, StepError> {
     let mut prepared = Prepared::default();
-    let mut locks: Vec<(&str, Sharing)> = Vec::new();
+    let mut locks: Vec<(String, &str, Sharing)> = Vec::new();
     for MountOperation { source, .. } in &operation.mounts {
-        if let MountSource::Cache { id, sharing, .. } = source {
-            locks.push((id, *sharing));
+        if let MountSource::Cache { id, sharing, seed, .. } = source {
+            locks.push((cache_name(id, *seed, bench), id, *sharing));
         }
     }
     // Always in the same order, so that two steps that wait for two caches never wait for each other. The same cache may
     // be mounted twice, but is locked once, as the strictest of its mounts asks.
-    locks.sort_by_key(|(id, sharing)| (*id, *sharing == Sharing::Shared));
-    locks.dedup_by_key(|(id, _)| *id);
-    for (id, sharing) in locks {
-        let (lock, folder) = lock_cache(id, sharing, bench)?;
-        prepared.locks.push((id.to_owned(), lock, folder));
+    locks.sort_by_cached_key(|(name, _, sharing)| (name.clone(), *sharing == Sharing::Shared));
+    locks.dedup_by(|(one, ..), (other, ..)| one == other);
+    for (name, id, sharing) in locks {
+        let (lock, folder) = lock_cache(&name, id, sharing, bench)?;
+        prepared.locks.push((name, lock, folder));
     }
     for mount in &operation.mounts {
         let kind = match &mount.source {
             MountSource::Bind { origin, path, read_only } => prepared.bind(origin, path, *read_only, bench)?,
             MountSource::Cache { id, seed, mode, uid, gid, read_only, .. } => {
-                let folder = prepared.locks.iter().find(|(other, ..)| other == id).map(|(_, _, folder)| folder);
+                let name = cache_name(id, *seed, bench);
+                let folder = prepared.locks.iter().find(|(other, ..)| *other == name).map(|(_, _, folder)| folder);
                 let folder = folder.expect("every cache was locked above");
                 let source = cache_content(folder, id, *seed, (*mode, *uid, *gid), bench)?;
                 MountKind::Bind { source, read_only: *read_only }
@@ -212,6 +213,15 @@ fn is_opaque(folder: &Path) -> bool {
         .any(|name| rustix::fs::lgetxattr(folder, *name, &mut value[..]).is_ok_and(|size| size == 1 && value == *b"y"))
 }
 
+/// Returns the name of a cache's folder: one that begins with files of a stage or an image is another one for each content
+/// that these have, as with BuildKit.
+fn cache_name(id: &str, seed: Option<StepIndex>, bench: &Bench<'_>) -> String {
+    let source = bench.layers(seed).and_then(|layers| layers.identity());
+    // No ID has a zero in it.
+    let text = source.map_or_else(|| id.to_owned(), |source| format!("{id}\0{source}"));
+    Digest::sha256(text.as_bytes()).hex()[..32].to_owned()
+}
+
 /// Takes a cache for as long as the file lives.
 ///
 /// ```text
@@ -222,17 +232,16 @@ fn is_opaque(folder: &Path) -> bool {
 /// ├── data      what the cache holds
 /// └── data-N    what it holds since it was emptied for the Nth time; only the last of them is mounted anew
 /// ```
-fn lock_cache(id: &str, sharing: Sharing, bench: &Bench<'_>) -> Result<(File, PathBuf), StepError> {
+fn lock_cache(name: &str, id: &str, sharing: Sharing, bench: &Bench<'_>) -> Result<(File, PathBuf), StepError> {
     let root = match &bench.workshop.own_caches {
         Some(folder) => folder.scratch()?,
         None => bench.workshop.store.layout().cache_mounts(),
     };
-    let name = Digest::sha256(id.as_bytes()).hex()[..32].to_owned();
     let doing = || format!("cannot use the cache `{id}`");
     let mut copy = 0;
     loop {
         // Whoever wants a cache for itself gets another one when somebody is at work in the first.
-        let folder = root.join(if copy == 0 { name.clone() } else { format!("{name}-{copy}") });
+        let folder = root.join(if copy == 0 { name.to_owned() } else { format!("{name}-{copy}") });
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o711)

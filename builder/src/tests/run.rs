@@ -69,6 +69,21 @@ fn r4_a_cache_can_start_with_files_of_a_stage() {
     let image = world
         .build("FROM base AS s\nRUN write d/f F\nFROM base\nRUN --mount=type=cache,from=s,source=d,target=/c list /c");
     assert_eq!(image.seen.output(), "644 0:0 f F\n");
+    // Another content is another cache; the same one, wherever it comes from, is the same.
+    let from = |content: &str, run: &str| {
+        let dockerfile = format!(
+            "FROM base AS s\nRUN write d/f {content}\nFROM base\nRUN --mount=type=cache,from=s,source=d,target=/c {run}"
+        );
+        let image = world.build(&dockerfile);
+        let [.., ran] = &world.executor.ran()[..] else { panic!("nothing ran") };
+        let MountKind::Bind { source, .. } = &ran.mounts[0].kind else { panic!("{:?}", ran.mounts) };
+        (image.seen.output(), source.clone())
+    };
+    let first = from("F", "list /c && once");
+    let (told, other) = from("G", "list /c");
+    assert_eq!(told, "644 0:0 f G\n");
+    assert_ne!(first.1, other);
+    assert_eq!(from("F", "list /c && again").1, first.1);
 }
 
 #[test]
