@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 use std::time::Instant;
 
 use oci::Platform;
@@ -157,31 +158,39 @@ fn attempt(
     };
     let wanted: Vec<StepIndex> = states.iter().filter_map(|(_, state)| state.top).collect();
     let results = Solver::new(&graph, &wanted, &workshop, events, &place).run()?;
-    for context in std::iter::once(&workshop.context).chain(workshop.named_contexts.values()) {
-        // What cannot be remembered is merely read again next time.
-        if let Err(fault) = context.save(store, request.now) {
-            let message = format!("cannot remember the context's files: {}", fault.message);
-            events.event(BuildEvent::Warning { message, lines: None });
+    let remember = || {
+        for context in std::iter::once(&workshop.context).chain(workshop.named_contexts.values()) {
+            // What cannot be remembered is merely read again next time.
+            if let Err(fault) = context.save(store, request.now) {
+                let message = format!("cannot remember the context's files: {}", fault.message);
+                events.event(BuildEvent::Warning { message, lines: None });
+            }
         }
-    }
-    let mut built = Built { images: Vec::new(), epoch };
-    for (platform, state) in &states {
-        let empty = Arc::new(Layers::default());
-        let layers = state.top.and_then(|top| results.get(&top)).unwrap_or(&empty);
-        let created = |step: StepIndex| {
-            results.get(&step).and_then(|layers| layers.created).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
-        };
-        if !request.transfer.lazy {
-            layers.bring(store, &workshop.cancel).map_err(|error| place.step_error(error, None))?;
+    };
+    std::thread::scope(|scope| {
+        // Beside what follows, which mostly waits for the disk; where there can be no more threads, before it.
+        if Builder::new().spawn_scoped(scope, remember).is_err() {
+            remember();
         }
-        let mut config = state.finish(&request.labels, layers.diff_ids(), &created, epoch.map(timestamp));
-        if let Some(ledger) = request.transfer.ledger.as_ref().filter(|_| request.transfer.inline) {
-            write_inline(&mut config, &ledger.inline(&layers.diff_ids()));
+        let mut built = Built { images: Vec::new(), epoch };
+        for (platform, state) in &states {
+            let empty = Arc::new(Layers::default());
+            let layers = state.top.and_then(|top| results.get(&top)).unwrap_or(&empty);
+            let created = |step: StepIndex| {
+                results.get(&step).and_then(|layers| layers.created).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+            };
+            if !request.transfer.lazy {
+                layers.bring(store, &workshop.cancel).map_err(|error| place.step_error(error, None))?;
+            }
+            let mut config = state.finish(&request.labels, layers.diff_ids(), &created, epoch.map(timestamp));
+            if let Some(ledger) = request.transfer.ledger.as_ref().filter(|_| request.transfer.inline) {
+                write_inline(&mut config, &ledger.inline(&layers.diff_ids()));
+            }
+            built.images.push(assemble(store, platform, config, layers).map_err(|fault| place.error(fault, None))?);
         }
-        built.images.push(assemble(store, platform, config, layers).map_err(|fault| place.error(fault, None))?);
-    }
-    store.settle().map_err(|error| place.error(error.into(), None))?;
-    Ok(built)
+        store.settle().map_err(|error| place.error(error.into(), None))?;
+        Ok(built)
+    })
 }
 
 fn warn(warnings: &[Warning], events: &dyn BuildEvents) {
