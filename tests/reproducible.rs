@@ -66,6 +66,18 @@ impl Machine {
     }
 }
 
+fn app(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/apps").join(name)
+}
+
+/// A home with Debian in it.
+fn debian() -> TestEnv {
+    let env = TestEnv::new();
+    let tar = needs::debian_tar().expect("there, as was seen before");
+    env.slipway(["import", path(&tar), "debian:bookworm"]).success();
+    env
+}
+
 const STEPS: &str = "FROM busybox AS build
 WORKDIR /src
 COPY . .
@@ -100,6 +112,15 @@ fn two_machines_make_the_same_image_with_one_word() {
     assert_eq!(one.env.slipway(epoch).success(), "315532800\n");
     // What differs is seen without the word.
     assert_ne!(one.build(&[]), two.build(&[]));
+}
+
+#[test]
+fn two_machines_compile_the_same_application() {
+    if !needs::root() || needs::debian_tar().is_none() {
+        return;
+    }
+    let [one, two] = Machine::two(&app("hello-c"), debian).map(|machine| machine.build(&["--reproducible"]));
+    assert_eq!(one, two);
 }
 
 #[test]
@@ -235,6 +256,22 @@ fn verify_names_the_files_that_differ_and_how() {
     assert_eq!((step["lines"][0].as_i64(), step["files"][0]["path"].as_str()), (Some(2), Some("/stamp")));
     assert_eq!(step["files"][0]["changes"][0]["what"], "content");
     assert!(json["steps"][1]["follows"][0].as_str().expect("a step").starts_with("[build 2/3] RUN"), "{json}");
+}
+
+#[test]
+fn verify_names_what_a_package_manager_leaves() {
+    if !needs::root() || needs::debian_tar().is_none() {
+        return;
+    }
+    let verify = debian().slipway(["build", "--verify", path(&app("nginx-site"))]);
+    let (told, stderr) = (verify.stdout(), verify.stderr());
+    assert_eq!(verify.code(), 1, "{told}{stderr}");
+    for file in ["/var/cache/ldconfig/aux-cache", "/var/log/apt/history.log", "/var/log/dpkg.log"] {
+        assert!(told.contains(&format!("\n  {file}: content from byte ")), "{file}: {told}");
+    }
+    assert!(told.contains("  hint: /var/log/"), "{told}");
+    let mut others = told.lines().filter(|line| line.starts_with("  /") && !line.starts_with("  /var/"));
+    assert_eq!(others.next(), None, "{told}");
 }
 
 #[test]
