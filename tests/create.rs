@@ -97,8 +97,6 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
 #[test]
 fn what_would_be_left_out_is_refused() {
     let Some(env) = TestEnv::for_containers() else { return };
-    let error = env.slipway(["create", "--name", "never", "--init", "busybox", "true"]).failure(125);
-    assert!(error.contains("--init is not supported yet"), "{error}");
     let flags = ["--memory=16m", "--memory-reservation=32m", "busybox", "true"];
     let error = env.slipway(["create", "--name", "never"].into_iter().chain(flags)).failure(125);
     assert!(error.contains("Minimum memory limit can not be less than memory reservation limit"), "{error}");

@@ -188,6 +188,31 @@ fn a_terminal_is_one_and_keeps_its_settings() {
 }
 
 #[test]
+fn an_init_passes_signals_on_and_reaps_whoever_ends() {
+    let Some(env) = home() else { return };
+    let run = |arguments: &[&str]| env.slipway([&["run", "--rm", "--network=none", "--init"], arguments].concat());
+    // Orphans go to the first process. Whether it knows of them is the kernel's to say: no zombie stays.
+    let script = "echo $$ $PPID; cat /proc/1/comm; sh -c 'sleep 0 & sleep 0 &'; sleep 0 & wait
+        while grep -q '^State:.Z' /proc/[0-9]*/status 2>/dev/null; do sleep 0.01; done; exit 3";
+    let ran = run(&["busybox", "sh", "-c", script]);
+    assert_eq!((ran.code(), ran.stdout().as_str()), (3, "2 1\ndocker-init\n"), "{}", ran.stderr());
+    assert!(run(&["busybox", "nosuch"]).failure(127).contains("`nosuch`: executable file not found"));
+    assert!(run(&["busybox", "/etc/passwd"]).failure(126).contains("`/etc/passwd`: permission denied"));
+    assert_eq!(run(&["-u", "33:33", "busybox", "sh", "-c", "kill -USR1 $$; sleep 9"]).code(), 128 + 10);
+    // What runs there is no file of this machine's, and not to be changed.
+    let script = "readlink /proc/1/exe; echo x >/sbin/docker-init || echo x >/proc/1/exe || echo refused";
+    assert_eq!(run(&["busybox", "sh", "-c", script]).success(), "/sbin/docker-init\nrefused\n");
+
+    // A first process of the usual kind would not hear it.
+    env.slipway(["run", "-d", "--name=deaf", "--network=none", "--init", "busybox", "sleep", "99"]).success();
+    env.slipway(["stop", "-t", "60", "deaf"]).success();
+    assert_eq!(env.look("deaf", "{{.State.ExitCode}} {{.HostConfig.Init}} {{.Path}}"), "143 true sleep");
+    env.slipway(["start", "deaf"]).success();
+    env.slipway(["kill", "-s", "INT", "deaf"]).success();
+    assert_eq!(env.slipway(["wait", "deaf"]).success(), "130\n");
+}
+
+#[test]
 fn limits_hold() {
     let Some(env) = home() else { return };
     let run = |arguments: &[&str]| env.slipway([&["run", "--network=none"], arguments].concat());

@@ -369,8 +369,6 @@ fn health(args: &ContainerArgs) -> anyhow::Result<Option<HealthConfig>> {
 }
 
 fn host_config(args: &ContainerArgs) -> anyhow::Result<HostConfig> {
-    // Better no container than one that is not what was asked for.
-    anyhow::ensure!(!args.init, "--init is not supported yet");
     let some = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
     let mut host = HostConfig {
         auto_remove: args.rm,

@@ -12,6 +12,7 @@
 //! ├── log.json[.N]     what it printed
 //! ├── fs/{upper,work}  what it wrote
 //! ├── etc/             its /etc/hosts and the like
+//! ├── init             its first process, if it was asked for
 //! └── volumes/         its anonymous volumes
 //! container-names/NAME   a link whose text is the ID
 //! ```

@@ -142,6 +142,11 @@ fn describe(container: &Container, tree: &Tree, prepared: &Prepared) -> Result<S
     let (config, host) = (&record.config, &record.host_config);
     let user = find_user(tree, &config.user, host.group_add.as_deref().unwrap_or_default())?;
     let mut mounts = etc_mounts(container, prepared)?;
+    let mut args = config.arguments();
+    if host.init == Some(true) && !args.is_empty() {
+        mounts.push(init_mount(container)?);
+        args.splice(0..0, [INIT.to_owned(), "--".to_owned()]);
+    }
     mounts.extend(record.mounts.iter().map(describe_mount).collect::<Result<Vec<_>, _>>()?);
     // A mount on a folder must come before those below it.
     mounts.sort_by_key(|mount| mount.target.split('/').filter(|name| !name.is_empty()).count());
@@ -150,7 +155,7 @@ fn describe(container: &Container, tree: &Tree, prepared: &Prepared) -> Result<S
     let defaults = SpecOptions::default();
     let (no_new_privileges, seccomp) = security(host.security_opt.as_deref().unwrap_or_default())?;
     let mut spec = runtime::default_spec(&SpecOptions {
-        args: config.arguments(),
+        args,
         env: environment(record, &user.home),
         cwd: text(&config.working_dir).unwrap_or_else(|| "/".into()),
         user: UserIds { uid: user.uid, gid: user.gid, additional_gids: user.additional_gids },
@@ -353,6 +358,20 @@ fn etc_mounts(container: &Container, prepared: &Prepared) -> Result<Vec<MountPoi
         kind: MountKind::Bind { source: folder.join(name), read_only: false },
     };
     Ok(ETC_FILES.into_iter().map(mount).collect())
+}
+
+/// Where docker has the init of `--init`.
+const INIT: &str = "/sbin/docker-init";
+
+/// Writes an init of the container's own: whatever it manages to do to it, it does to itself.
+fn init_mount(container: &Container) -> Result<MountPoint, StartContainerError> {
+    let path = container.folder().join("init");
+    let written = File::create(&path).and_then(|mut file| {
+        file.write_all(include_bytes!(concat!(env!("OUT_DIR"), "/init")))?;
+        file.set_permissions(fs::Permissions::from_mode(0o755))
+    });
+    written.map_err(|source| StartContainerError::Write { path: path.clone(), source })?;
+    Ok(MountPoint { target: INIT.to_owned(), kind: MountKind::Bind { source: path, read_only: true } })
 }
 
 /// The container's own addresses.
