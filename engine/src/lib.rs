@@ -51,7 +51,6 @@ pub mod recorder;
 pub mod remote;
 pub mod remote_cache;
 pub mod shell;
-pub mod signals;
 pub mod ssh;
 pub mod storage;
 pub mod timeline;
@@ -88,6 +87,7 @@ pub mod builds {
     pub use store::{BuildId, BuildLimits};
 }
 
+pub use ::supervisor::signals;
 pub use store::{CacheEntry, CacheKind, CollectError, FindError, OpenStoreError, Store};
 
 /// What every operation works on. Clones are the same engine.

@@ -1,10 +1,13 @@
 //! What a container is asked to be: docker's `Config` and `HostConfig`, with the member names of its API.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use oci::image_config::{Empty, HealthConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::signals::{self, SignalError};
 
 /// The program and what it sees, already merged with the image's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +65,25 @@ pub struct Config {
 }
 
 impl Config {
+    /// How long a program gets to end when nobody said, in seconds.
+    const PATIENCE: i64 = 10;
+
+    /// Returns the signal that asks the program to stop, unless another one is wished for.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such signal.
+    pub fn stops_by(&self, wished: Option<&str>) -> Result<i32, SignalError> {
+        let signal = wished.or(self.stop_signal.as_deref()).filter(|signal| !signal.is_empty());
+        signal.map_or(Ok(signals::TERM), signals::parse)
+    }
+
+    /// Returns how long the program gets to end, unless other seconds are wished for; none is for ever.
+    pub fn stops_within(&self, wished: Option<i64>) -> Option<Duration> {
+        let seconds = wished.or(self.stop_timeout).unwrap_or(Self::PATIENCE);
+        u64::try_from(seconds).ok().map(Duration::from_secs)
+    }
+
     /// Returns the program and its arguments.
     pub fn arguments(&self) -> Vec<String> {
         [self.entrypoint.clone().unwrap_or_default(), self.cmd.clone().unwrap_or_default()].concat()

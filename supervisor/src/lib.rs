@@ -13,6 +13,7 @@
 //! | [`watch`] | the process that watches one container |
 //! | [`frames`], [`client`] | what is said over its socket, and the other end |
 //! | [`log`] | what a container printed |
+//! | [`signals`] | signals by name and number
 //! | [`events`] | what happens, for those who listen |
 //!
 //! Nothing here has tokio: the watcher is one thread and stays small. Nothing here asks for the time; it is told how.
@@ -28,6 +29,7 @@ pub mod network;
 pub mod networks;
 pub mod process;
 pub mod record;
+pub mod signals;
 pub mod start;
 pub mod volumes;
 pub mod watch;

@@ -7,10 +7,11 @@
 //! ```
 //!
 //! It never waits for anything but with `poll`: the container's end, its output, clients, and the next health check or
-//! restart. When it is killed the kernel kills the container with it, and whoever looks at the container next sees that by
+//! restart. When it is asked to end, it stops the container first, as `slipway stop` does; when it is killed the kernel kills the container with it, and whoever looks at the container next sees that by
 //! the claim, a lock that the watcher held.
 
 mod clients;
+mod ending;
 mod health;
 mod memory;
 mod streams;
@@ -132,19 +133,9 @@ fn take_standard_streams() -> io::Result<(File, File)> {
 }
 
 /// Leaves the command's session, and lets it go on.
-///
-/// Signals that ask a program to end are held back for ever: with this process its container would be killed, and nobody
-/// could tell how it ended. Who wants that asks the container.
 fn become_daemon() -> io::Result<()> {
     rustix::process::setsid()?;
-    // SAFETY: the set lives on this stack; zeros are a valid one.
-    unsafe {
-        let mut held: libc::sigset_t = std::mem::zeroed();
-        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2] {
-            libc::sigaddset(&raw mut held, signal);
-        }
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const held, std::ptr::null_mut());
-    }
+    ending::hold_signals();
     // SAFETY: this process has one thread.
     match unsafe { libc::fork() } {
         -1 => return Err(io::Error::last_os_error()),
@@ -165,6 +156,10 @@ struct Watch {
     log: Option<Log>,
     live: Option<Live>,
     restart_at: Option<Instant>,
+    /// Readable when this process is asked to end.
+    asked_to_end: OwnedFd,
+    /// When a program that does not stop is killed.
+    kill_at: Option<Instant>,
     /// When memory is given back that only a start needs.
     shrink_at: Option<Instant>,
     delay: Duration,
@@ -198,6 +193,7 @@ enum Source {
     Checker,
     Network,
     Keeper,
+    AskedToEnd,
 }
 
 impl Watch {
@@ -215,6 +211,8 @@ impl Watch {
             log,
             live: None,
             restart_at: None,
+            asked_to_end: ending::asked()?,
+            kill_at: None,
             shrink_at: None,
             delay: DELAYS.0,
             size: None,
@@ -322,6 +320,7 @@ impl Watch {
                 Source::Stderr => self.output(true),
                 Source::Checker => {}
                 Source::Keeper => self.strand(),
+                Source::AskedToEnd => self.stop(),
                 Source::Network => {
                     let service = self.live.as_mut().map(|live| &mut live.service);
                     // One that fails as a whole would fail again at once: the container goes on without.
@@ -342,14 +341,17 @@ impl Watch {
         if self.shrink_at.take_if(|at| *at <= Instant::now()).is_some() {
             memory::forget_program();
         }
+        if self.kill_at.take_if(|at| *at <= Instant::now()).is_some() {
+            self.kill();
+        }
         if self.restart_at.is_some_and(|at| at <= Instant::now()) {
             self.restart();
         }
     }
 
     fn wait(&self) -> rustix::io::Result<Vec<(Source, PollFlags)>> {
-        let mut sources = vec![Source::Listener];
-        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        let mut sources = vec![Source::Listener, Source::AskedToEnd];
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.asked_to_end, PollFlags::IN)];
         if let Some(live) = &self.live {
             sources.push(Source::Process);
             fds.push(PollFd::from_borrowed_fd(live.container.pidfd(), PollFlags::IN));
@@ -399,7 +401,7 @@ impl Watch {
 
     fn next_moment(&self) -> Option<Instant> {
         let check = self.live.as_ref().and_then(|live| live.checker.as_ref()).and_then(Checker::next_moment);
-        [self.restart_at, self.shrink_at, check].into_iter().flatten().min()
+        [self.restart_at, self.kill_at, self.shrink_at, check].into_iter().flatten().min()
     }
 
     fn client(&mut self, index: usize, flags: PollFlags) {
@@ -455,10 +457,7 @@ impl Watch {
         self.stranded = true;
         // A container that was removed ends all the same.
         let _: Result<State, ContainerError> = self.container.change(|state| state.stop_asked = true);
-        if let Some(live) = &self.live {
-            // It fails when it has ended already.
-            let _: io::Result<()> = live.container.kill(libc::SIGKILL);
-        }
+        self.kill();
         self.look();
     }
 
@@ -499,7 +498,7 @@ impl Watch {
             let _: io::Result<()> = log.finish((self.now)());
         }
         let Some(Live { container, service, since, .. }) = self.live.take() else { return };
-        self.shrink_at = None;
+        (self.shrink_at, self.kill_at) = (None, None);
         drop(service);
         let status = container.wait().ok();
         let code = status.map_or(255, |status| status.shell_code());

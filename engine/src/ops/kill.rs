@@ -48,8 +48,7 @@ fn kill_container(container: &Container, signal: &str, name: &str, now: fn() -> 
         return Err(not_running());
     }
     // As docker has it: who kills or asks to stop does not want it to start again.
-    let stop = container.record.config.stop_signal.as_deref().and_then(|signal| signals::parse(signal).ok());
-    if signal == signals::KILL || signal == stop.unwrap_or(signals::TERM) {
+    if signal == signals::KILL || signal == container.record.config.stops_by(None).unwrap_or(signals::TERM) {
         container.change(|state| state.stop_asked = true)?;
     }
     match &state.process {

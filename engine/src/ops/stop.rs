@@ -20,9 +20,6 @@ pub struct StopOptions {
     pub timeout: Option<i64>,
 }
 
-/// How long a program gets when nobody said.
-const TIMEOUT: i64 = 10;
-
 /// Stops a container and waits for its end; nothing happens when it does not run.
 ///
 /// # Errors
@@ -45,10 +42,8 @@ pub(crate) fn stop_container(
     now: fn() -> Timestamp,
 ) -> Result<(), KillError> {
     let config = &container.record.config;
-    let signal = options.signal.as_deref().or(config.stop_signal.as_deref()).filter(|signal| !signal.is_empty());
-    let signal = signal.map_or(Ok(signals::TERM), signals::parse)?;
-    let timeout = options.timeout.or(config.stop_timeout).unwrap_or(TIMEOUT);
-    let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
+    let signal = config.stops_by(options.signal.as_deref())?;
+    let patience = config.stops_within(options.timeout);
     let state = container.state(now())?;
     if !state.status.is_alive() {
         return Ok(());

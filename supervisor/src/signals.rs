@@ -1,9 +1,9 @@
 //! Signals by name and number.
 
 /// Ends a program at once.
-pub(crate) const KILL: i32 = 9;
+pub const KILL: i32 = 9;
 /// Asks a program to end.
-pub(crate) const TERM: i32 = 15;
+pub const TERM: i32 = 15;
 
 /// Why a text is not a signal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
