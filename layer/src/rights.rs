@@ -1,5 +1,6 @@
 //! What this process may do to files that only root may do, which depends on whose root it is.
 
+use oci::IdRange;
 use std::sync::OnceLock;
 
 /// Whether files can be given to other users: root can, but not one that has nobody else around.
@@ -29,10 +30,9 @@ fn map() -> Map {
 }
 
 fn parse(text: &str) -> Map {
-    let lines: Vec<Vec<u32>> =
-        text.lines().map(|line| line.split_whitespace().filter_map(|number| number.parse().ok()).collect()).collect();
-    let whole = lines.is_empty() || lines == [vec![0, 0, u32::MAX]];
-    let others = whole || lines.len() > 1 || lines.iter().any(|line| line.get(2).is_some_and(|&size| size > 1));
+    let ranges = IdRange::parse_all(text);
+    let whole = ranges.is_empty() || ranges == [IdRange::EVERYBODY];
+    let others = whole || ranges.len() > 1 || ranges.iter().any(|range| range.size > 1);
     Map { whole, others }
 }
 

@@ -9,12 +9,14 @@
 //! | [`manifest`] | [`Manifest`], [`Index`], and telling them apart safely |
 //! | [`image_config`] | [`ImageConfig`]: what a container of the image starts with, and the image's history |
 //! | [`mod@reference`] | [`Reference`], [`RepositoryName`], [`Tag`], with Docker's normalization |
+//! | [`id_map`] | [`IdRange`]: who the users of a user namespace are outside of it
 //! | [`users`] | `user[:group]` resolved against the text of `/etc/passwd` and `/etc/group` |
 //!
 //! **Invariant:** nothing here reads a file, a clock or the environment.
 
 pub mod descriptor;
 pub mod digest;
+pub mod id_map;
 pub mod image_config;
 pub mod manifest;
 pub mod media_type;
@@ -24,6 +26,7 @@ pub mod users;
 
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, ChainId, DiffId, Digest, Hasher};
+pub use id_map::IdRange;
 pub use image_config::{ContainerConfig, HealthConfig, History, ImageConfig, RootFs};
 pub use manifest::{Index, Manifest, ManifestError, Parsed};
 pub use platform::Platform;

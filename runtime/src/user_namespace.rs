@@ -1,6 +1,7 @@
 //! What the numbers of users and groups in a container are outside of it.
 
 use crate::start_error::StartError;
+use oci::IdRange;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use std::fmt::Write as _;
 use std::io;
@@ -9,16 +10,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// Which numbers inside are which outside; ready for `uid_map` and `gid_map`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IdMaps {
-    users: Vec<Range>,
-    groups: Vec<Range>,
-}
-
-/// `size` numbers from `inside` on are those from `outside` on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Range {
-    inside: u32,
-    outside: u32,
-    size: u32,
+    users: Vec<IdRange>,
+    groups: Vec<IdRange>,
 }
 
 /// The kernel's limit.
@@ -54,12 +47,12 @@ impl IdMaps {
     /// This user as root, and from 1 on the numbers that are theirs: the first outside, and how many.
     pub(crate) fn with_subordinates(users: &[(u32, u32)], groups: &[(u32, u32)]) -> IdMaps {
         let ranges = |own: u32, others: &[(u32, u32)]| {
-            let mut all = vec![Range { inside: 0, outside: own, size: 1 }];
+            let mut all = vec![IdRange { inside: 0, outside: own, size: 1 }];
             let mut inside = 1u32;
             for &(outside, size) in others.iter().take(MOST_RANGES - 1) {
                 // What does not fit below the last number cannot be mapped.
                 let Some(next) = inside.checked_add(size) else { break };
-                all.push(Range { inside, outside, size });
+                all.push(IdRange { inside, outside, size });
                 inside = next;
             }
             all
@@ -138,14 +131,7 @@ impl IdMaps {
     }
 }
 
-impl Range {
-    fn outside_of(self, inside: u32) -> Option<u32> {
-        let distance = inside.checked_sub(self.inside).filter(|&distance| distance < self.size)?;
-        self.outside.checked_add(distance)
-    }
-}
-
-fn ranges(mappings: &[LinuxIdMapping], what: &str) -> Result<Vec<Range>, StartError> {
+fn ranges(mappings: &[LinuxIdMapping], what: &str) -> Result<Vec<IdRange>, StartError> {
     if mappings.len() > MOST_RANGES {
         return Err(StartError::BadSpec { what: format!("`{what}` has more than {MOST_RANGES} ranges") });
     }
@@ -153,21 +139,21 @@ fn ranges(mappings: &[LinuxIdMapping], what: &str) -> Result<Vec<Range>, StartEr
         .iter()
         .map(|one| match one.size() {
             0 => Err(StartError::BadSpec { what: format!("a range of `{what}` is empty") }),
-            size => Ok(Range { inside: one.container_id(), outside: one.host_id(), size }),
+            size => Ok(IdRange { inside: one.container_id(), outside: one.host_id(), size }),
         })
         .collect()
 }
 
-fn text(ranges: &[Range]) -> String {
+fn text(ranges: &[IdRange]) -> String {
     let mut text = String::new();
-    for Range { inside, outside, size } in ranges {
+    for IdRange { inside, outside, size } in ranges {
         writeln!(text, "{inside} {outside} {size}").expect("a String takes everything");
     }
     text
 }
 
 #[expect(clippy::disallowed_methods, reason = "only a set-uid program may map a plain user's further numbers")]
-fn by_program(program: &str, pid: u32, ranges: &[Range]) -> Result<(), StartError> {
+fn by_program(program: &str, pid: u32, ranges: &[IdRange]) -> Result<(), StartError> {
     let numbers = ranges.iter().flat_map(|range| [range.inside, range.outside, range.size]);
     let output = std::process::Command::new(program)
         .arg(pid.to_string())

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use oci::IdRange;
 use runtime::machine::Machine;
 use runtime::rootless;
 use supervisor::{ContainerError, Status};
@@ -143,7 +144,7 @@ fn memory(text: &str) -> u64 {
 
 /// How many numbers a map has.
 fn mapped(text: &str) -> u64 {
-    text.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok()).sum()
+    IdRange::parse_all(text).iter().map(|range| u64::from(range.size)).sum()
 }
 
 /// The machines whose programs binfmt_misc lets run.
