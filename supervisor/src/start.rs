@@ -14,7 +14,7 @@ use runtime::{
     ContainerConfig, MountKind, MountPoint, Rootfs, Seccomp, Size, SpecError, SpecOptions, StartError, Stdio, Stream,
     Ulimit, UserIds, etc_files,
 };
-use rustix::fs::{FileType, major, minor, stat};
+use rustix::fs::{FileType, Stat, major, minor, stat};
 
 use crate::config::DeviceMapping;
 use crate::containers::Container;
@@ -148,6 +148,12 @@ fn describe(container: &Container, tree: &Tree, prepared: &Prepared) -> Result<S
         args.splice(0..0, [INIT.to_owned(), "--".to_owned()]);
     }
     mounts.extend(record.mounts.iter().map(describe_mount).collect::<Result<Vec<_>, _>>()?);
+    let devices = host.devices.iter().map(Device::find).collect::<Result<Vec<_>, _>>()?;
+    let confined = runtime::rootless::is_confined();
+    if confined {
+        // Nobody there makes nodes: the machine's own are mounted.
+        mounts.extend(devices.iter().map(Device::mount));
+    }
     // A mount on a folder must come before those below it.
     mounts.sort_by_key(|mount| mount.target.split('/').filter(|name| !name.is_empty()).count());
     let positive = |number: i64| Some(number).filter(|&number| number > 0);
@@ -186,7 +192,9 @@ fn describe(container: &Container, tree: &Tree, prepared: &Prepared) -> Result<S
     if let (Some(word), Some(linux)) = (spread(record), spec.linux_mut().as_mut()) {
         linux.set_rootfs_propagation(Some(word.to_owned()));
     }
-    add_devices(&mut spec, &host.devices)?;
+    if !confined {
+        add_devices(&mut spec, &devices)?;
+    }
     Ok(spec)
 }
 
@@ -462,21 +470,39 @@ fn spread(record: &Record) -> Option<&'static str> {
     }
 }
 
-/// Adds devices, and the right to use them.
-fn add_devices(spec: &mut Spec, devices: &[DeviceMapping]) -> Result<(), StartContainerError> {
-    let Some(linux) = spec.linux_mut().as_mut() else { return Ok(()) };
-    for device in devices {
-        let path = || PathBuf::from(&device.path_on_host);
-        let found = stat(&device.path_on_host)
+/// A device of the machine that a container gets.
+struct Device<'a> {
+    wanted: &'a DeviceMapping,
+    found: Stat,
+    kind: LinuxDeviceType,
+}
+
+impl<'a> Device<'a> {
+    fn find(wanted: &'a DeviceMapping) -> Result<Self, StartContainerError> {
+        let path = || PathBuf::from(&wanted.path_on_host);
+        let found = stat(&wanted.path_on_host)
             .map_err(|error| StartContainerError::Device { path: path(), source: error.into() })?;
         let kind = match FileType::from_raw_mode(found.st_mode) {
             FileType::CharacterDevice => LinuxDeviceType::C,
             FileType::BlockDevice => LinuxDeviceType::B,
             _ => return Err(StartContainerError::NotADevice { path: path() }),
         };
+        Ok(Self { wanted, found, kind })
+    }
+
+    fn mount(&self) -> MountPoint {
+        let source = PathBuf::from(&self.wanted.path_on_host);
+        MountPoint { target: self.wanted.path_in_container.clone(), kind: MountKind::Bind { source, read_only: false } }
+    }
+}
+
+/// Adds devices, and the right to use them.
+fn add_devices(spec: &mut Spec, devices: &[Device<'_>]) -> Result<(), StartContainerError> {
+    let Some(linux) = spec.linux_mut().as_mut() else { return Ok(()) };
+    for &Device { wanted, ref found, kind } in devices {
         let (major, minor) = (i64::from(major(found.st_rdev)), i64::from(minor(found.st_rdev)));
         let node = LinuxDeviceBuilder::default()
-            .path(&device.path_in_container)
+            .path(&wanted.path_in_container)
             .typ(kind)
             .major(major)
             .minor(minor)
@@ -490,7 +516,7 @@ fn add_devices(spec: &mut Spec, devices: &[DeviceMapping]) -> Result<(), StartCo
             .typ(kind)
             .major(major)
             .minor(minor)
-            .access(&device.cgroup_permissions)
+            .access(&wanted.cgroup_permissions)
             .build()?;
         let resources = linux.resources_mut().get_or_insert_with(LinuxResources::default);
         resources.devices_mut().get_or_insert_default().push(right);
