@@ -4,7 +4,8 @@
 //! it, so over IPv4 no connection ever does. What still gets there asked for an IPv6 address that the kernel cannot
 //! rewrite to the container's, `[::1]` above all: for those the socket is a listener, and a [`Service`] relays.
 //!
-//! A plain user may rewrite nothing on this machine: all their ports are relayed, into the namespace of their bridges.
+//! A plain user may rewrite nothing on this machine: all their ports are relayed, into the namespace of their bridges. SCTP
+//! has no relay.
 
 use super::nft::{self, PortKey};
 use super::port_mapping::{PortMapping, Protocol};
@@ -13,7 +14,7 @@ use super::table;
 use crate::rootless;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 
 /// Why a port is not published.
@@ -30,7 +31,7 @@ pub enum PublishError {
     NoNetwork,
     #[error("{protocol} ports can be published on IPv6 addresses only from a network with IPv6")]
     NoIpv6 { protocol: Protocol },
-    #[error("without root, only TCP ports can be published, and {address} is one of {protocol}")]
+    #[error("without root, only TCP and UDP ports can be published, and {address} is one of {protocol}")]
     NotRelayed { address: SocketAddr, protocol: Protocol },
     #[error("cannot lead the port {address} to the container")]
     Rule { address: SocketAddr, source: io::Error },
@@ -89,34 +90,44 @@ pub(super) fn publish(
     for mapping in mappings {
         publish_one(target, mapping, &mut published, &mut relayed)?;
     }
-    for (listener, port, address) in relayed {
+    for Relayed { socket, protocol, container_port, host: address } in relayed {
         let failed = |source| PublishError::Listen { address, source };
         let service = match service {
             Some(service) => service,
             None => service.insert(Service::new().map_err(failed)?),
         };
-        let container: IpAddr = target.ipv4.into();
-        service.relay(TcpListener::from(listener), SocketAddr::from((container, port))).map_err(failed)?;
+        let inside = SocketAddr::from((target.ipv4, container_port));
+        let relaying = match protocol {
+            Protocol::Udp => service.relay_packets(UdpSocket::from(socket), inside),
+            _ => service.relay(TcpListener::from(socket), inside),
+        };
+        relaying.map_err(failed)?;
     }
     Ok(published)
 }
 
-type Relayed = Vec<(OwnedFd, u16, SocketAddr)>;
+/// What a service is to relay.
+struct Relayed {
+    socket: OwnedFd,
+    protocol: Protocol,
+    container_port: u16,
+    host: SocketAddr,
+}
 
 fn publish_one(
     target: &Target,
     mapping: &PortMapping,
     published: &mut Published,
-    relayed: &mut Relayed,
+    relayed: &mut Vec<Relayed>,
 ) -> Result<(), PublishError> {
     let &PortMapping { host_address, container_port, protocol, .. } = mapping;
     let first = host_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
     let all_relayed = rootless::world().is_some();
-    if all_relayed && protocol != Protocol::Tcp {
+    if all_relayed && protocol == Protocol::Sctp {
         let address = SocketAddr::from((first, *mapping.host_ports.start()));
         return Err(PublishError::NotRelayed { address, protocol });
     }
-    let can_ipv6 = protocol == Protocol::Tcp || target.ipv6.is_some();
+    let can_ipv6 = all_relayed || protocol == Protocol::Tcp || target.ipv6.is_some();
     if first.is_ipv6() && !can_ipv6 {
         return Err(PublishError::NoIpv6 { protocol });
     }
@@ -136,7 +147,7 @@ fn publish_one(
     }
     if all_relayed {
         for (socket, host) in all {
-            relayed.push((socket, container_port, host));
+            relayed.push(Relayed { socket, protocol, container_port, host });
             published.ports.push(PublishedPort { host, container_port, protocol });
         }
         return Ok(());
@@ -154,7 +165,9 @@ fn publish_one(
             published.keys.push(key);
         }
         match host {
-            SocketAddr::V6(_) if protocol == Protocol::Tcp => relayed.push((socket, container_port, host)),
+            SocketAddr::V6(_) if protocol == Protocol::Tcp => {
+                relayed.push(Relayed { socket, protocol, container_port, host });
+            }
             _ => published._reserved.push(socket),
         }
         published.ports.push(PublishedPort { host, container_port, protocol });
@@ -203,6 +216,7 @@ fn reserve(address: SocketAddr, protocol: Protocol) -> io::Result<OwnedFd> {
     bind(&socket, &address)?;
     match protocol {
         Protocol::Tcp => listen(&socket, 128)?,
+        Protocol::Udp if rootless::world().is_some() => {}
         // Nobody reads what is sent there in a moment without a rule.
         Protocol::Udp => sockopt::set_socket_recv_buffer_size(&socket, 1)?,
         Protocol::Sctp => {}

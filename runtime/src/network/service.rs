@@ -46,6 +46,19 @@ enum Source {
         listener: TcpListener,
         target: SocketAddr,
     },
+    /// A port for packets, and the conversations that began there.
+    PacketPort {
+        socket: UdpSocket,
+        target: SocketAddr,
+        conversations: BTreeMap<SocketAddr, u64>,
+    },
+    /// What the container says to somebody who sent packets to a port.
+    Packets {
+        socket: UdpSocket,
+        port: u64,
+        client: SocketAddr,
+        ticks: u32,
+    },
     /// One of the ends of a connection; the other one has the next even or the previous odd number.
     Client {
         relay: Box<Relay>,
@@ -75,12 +88,17 @@ struct Forwarded {
     ticks: u32,
 }
 
-// So many questions may wait for their answer, so many connections ask, and so many be relayed from ports. Each has its own
-// bound, so that a container that floods its name server keeps nobody from its ports. With two descriptors for what is
+// So many questions may wait for their answer, so many connections ask, and so many connections and conversations be relayed
+// from ports. Each has its own bound, so that a container that floods its name server keeps nobody from its ports. With two descriptors for what is
 // relayed, all stay well below the 1024 that a process has.
 const MOST_FORWARDED: usize = 128;
 const MOST_ASKING: usize = 64;
 const MOST_RELAYED: usize = 256;
+const MOST_CONVERSATIONS: usize = 256;
+/// So many packets are moved before it is another's turn.
+const MOST_PACKETS: usize = 32;
+/// How many ticks a conversation by packets stays without any.
+const LONGEST_SILENCE: u32 = 120;
 /// How many ticks a connection may take to ask all that it wants to know.
 const LONGEST_CONVERSATION: u32 = 30;
 /// How many ticks a server has to answer, and how many servers are asked in turn.
@@ -105,6 +123,12 @@ impl Service {
     pub(super) fn relay(&mut self, listener: TcpListener, target: SocketAddr) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         self.add(Source::Port { listener, target }).map(drop)
+    }
+
+    /// Relays packets that are sent there to a port of the container, and its answers.
+    pub(super) fn relay_packets(&mut self, socket: UdpSocket, target: SocketAddr) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        self.add(Source::PacketPort { socket, target, conversations: BTreeMap::new() }).map(drop)
     }
 
     /// Answers names that are asked for on these sockets.
@@ -180,6 +204,14 @@ impl Service {
                 }
                 self.sources.insert(number, Source::Port { listener, target });
             }
+            Source::PacketPort { socket, target, mut conversations } => {
+                self.pass_packets(number, &socket, target, &mut conversations);
+                self.sources.insert(number, Source::PacketPort { socket, target, conversations });
+            }
+            Source::Packets { socket, port, client, .. } => {
+                self.return_packets(&socket, port, client);
+                self.sources.insert(number, Source::Packets { socket, port, client, ticks: 0 });
+            }
             Source::Client { relay, kind } => self.go_on(number, relay, kind),
             Source::Server => {
                 self.sources.insert(number, Source::Server);
@@ -220,7 +252,9 @@ impl Service {
         let number = self.next;
         self.next += 2;
         let fd = match &source {
-            Source::Questions(socket) => socket.as_fd(),
+            Source::Questions(socket) | Source::PacketPort { socket, .. } | Source::Packets { socket, .. } => {
+                socket.as_fd()
+            }
             Source::LongQuestions(listener) | Source::Port { listener, .. } => listener.as_fd(),
             Source::Asking { stream, .. } => stream.as_fd(),
             Source::Forwarded(forwarded) => forwarded.socket.as_fd(),
@@ -280,6 +314,58 @@ impl Service {
             self.sources.insert(number, Source::Client { relay, kind });
         } else {
             self.sources.remove(&(number + 1));
+        }
+    }
+
+    /// Passes packets on to the container, each by the socket of its sender's conversation.
+    fn pass_packets(
+        &mut self,
+        port: u64,
+        from: &UdpSocket,
+        target: SocketAddr,
+        conversations: &mut BTreeMap<SocketAddr, u64>,
+    ) {
+        let mut bytes = vec![0; LONGEST];
+        for _ in 0..MOST_PACKETS {
+            let Ok((length, client)) = from.recv_from(&mut bytes) else { return };
+            let known = conversations.get(&client).copied();
+            let Some(number) = known.or_else(|| self.converse(port, target, client).ok()) else { continue };
+            conversations.insert(client, number);
+            if let Some(Source::Packets { socket, ticks, .. }) = self.sources.get_mut(&number) {
+                *ticks = 0;
+                // Packets may get lost, and who does not listen yet gets none.
+                let _ = socket.send(&bytes[..length]);
+            }
+        }
+    }
+
+    /// Begins a conversation; gives its number.
+    fn converse(&mut self, port: u64, target: SocketAddr, client: SocketAddr) -> io::Result<u64> {
+        if self.count(|source| matches!(source, Source::Packets { .. })) >= MOST_CONVERSATIONS {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        // A socket belongs to the namespace in which it was made.
+        let open = || socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+        let socket = UdpSocket::from(super::at_bridges(|| Ok(open())).map_err(io::Error::other)??);
+        socket.set_nonblocking(true)?;
+        socket.connect(target)?;
+        let number = self.add(Source::Packets { socket, port, client, ticks: 0 })?;
+        self.set_ticking(true);
+        Ok(number)
+    }
+
+    /// Passes what the container answers to who asked it.
+    fn return_packets(&self, from: &UdpSocket, port: u64, client: SocketAddr) {
+        let Some(Source::PacketPort { socket, .. }) = self.sources.get(&port) else { return };
+        let mut bytes = vec![0; LONGEST];
+        for _ in 0..MOST_PACKETS {
+            match from.recv(&mut bytes) {
+                // Packets may get lost.
+                Ok(length) => drop(socket.send_to(&bytes[..length], client)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Nobody listened in the container to one that was sent before.
+                Err(_) => {}
+            }
         }
     }
 
@@ -381,6 +467,7 @@ impl Service {
                 Source::Asking { ticks, .. } | Source::Client { kind: Relayed::Question { ticks }, .. } => {
                     (ticks, LONGEST_CONVERSATION)
                 }
+                Source::Packets { ticks, .. } => (ticks, LONGEST_SILENCE),
                 _ => continue,
             };
             waiting += 1;
@@ -391,8 +478,14 @@ impl Service {
         }
         for number in late {
             self.sources.remove(&(number + 1));
-            if let Some(Source::Forwarded(forwarded)) = self.sources.remove(&number) {
-                self.ask_next(forwarded);
+            match self.sources.remove(&number) {
+                Some(Source::Forwarded(forwarded)) => self.ask_next(forwarded),
+                Some(Source::Packets { port, client, .. }) => {
+                    if let Some(Source::PacketPort { conversations, .. }) = self.sources.get_mut(&port) {
+                        conversations.remove(&client);
+                    }
+                }
+                _ => {}
             }
         }
         for number in std::mem::take(&mut self.resting) {
@@ -601,6 +694,39 @@ mod tests {
         assert!(service.resting.is_empty());
         service.tick();
         assert!(!service.is_ticking);
+    }
+
+    #[test]
+    fn packets_pass_both_ways_until_all_was_silent_for_long() {
+        let (server, port) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let address = port.local_addr().unwrap();
+        let mut service = Service::new().unwrap();
+        service.relay_packets(port, server.local_addr().unwrap()).unwrap();
+        let clients = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let mut bytes = [0; 9];
+        for word in [b"one", b"two"] {
+            // Each hears what is said to it, though the server hears all at one place.
+            for client in &clients {
+                client.send_to(word, address).unwrap();
+                service.turn().unwrap();
+                let (length, from) = server.recv_from(&mut bytes).unwrap();
+                assert_eq!(&bytes[..length], word);
+                server.send_to(format!("{}", client.local_addr().unwrap().port()).as_bytes(), from).unwrap();
+                service.turn().unwrap();
+                let (length, from) = client.recv_from(&mut bytes).unwrap();
+                assert_eq!(from, address);
+                assert_eq!(&bytes[..length], client.local_addr().unwrap().port().to_string().as_bytes());
+            }
+        }
+        let conversations = |service: &Service| service.count(|source| matches!(source, Source::Packets { .. }));
+        assert_eq!(conversations(&service), 2);
+        for _ in 0..LONGEST_SILENCE {
+            service.tick();
+        }
+        assert_eq!(conversations(&service), 0);
+        clients[0].send_to(b"again", address).unwrap();
+        service.turn().unwrap();
+        assert_eq!(server.recv(&mut bytes).unwrap(), 5);
     }
 
     #[test]
