@@ -153,7 +153,7 @@ fn text(info: &Info) -> String {
         format!("Operating System: {}", info.system),
         format!("Architecture: {}", std::env::consts::ARCH),
         format!("CPUs: {}", info.processors),
-        format!("Total Memory: {}", units::size(info.memory)),
+        format!("Total Memory: {}", units::binary_size(info.memory)),
         format!("Name: {}", info.name),
     ]);
     lines.join("\n")

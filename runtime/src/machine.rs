@@ -31,6 +31,8 @@ pub struct Machine {
 ///
 /// When nothing can be made there.
 pub fn probe(folder: &Path) -> io::Result<Machine> {
+    // What was made by one that was killed.
+    crate::sweep::sweep_files(folder);
     let scratch = Scratch(folder.join(crate::owned_name("probe")));
     for name in ["lower", "upper", "work"] {
         std::fs::create_dir_all(scratch.0.join(name))?;

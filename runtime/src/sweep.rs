@@ -33,7 +33,8 @@ pub fn sweep(places: Places<'_>) -> Swept {
     }
 }
 
-fn sweep_files(folder: &Path) -> usize {
+/// Removes files and folders with an owner who is dead.
+pub(crate) fn sweep_files(folder: &Path) -> usize {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let stale = entries.filter(|entry| crate::owner::is_stale(&entry.file_name()));
     let is_folder = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
