@@ -24,7 +24,7 @@ pub(crate) fn enter(command: &Command) {
             | Command::Login(_)
             | Command::Logout(_)
     );
-    if !needless && let Err(error) = enter_world(folder_of) {
+    if !needless && let Err(error) = enter_world(places_of) {
         // It is the first one.
         let _ = REFUSED.set(error);
     }
@@ -32,7 +32,7 @@ pub(crate) fn enter(command: &Command) {
 
 /// Enters the world again that this process was started in.
 pub(crate) fn enter_again() -> std::io::Result<()> {
-    enter_world(folder_of).map_err(std::io::Error::other)
+    enter_world(places_of).map_err(std::io::Error::other)
 }
 
 /// Says what a build of a plain user had to do without.
@@ -50,14 +50,15 @@ pub(crate) fn advice() -> String {
     format!("{GENERAL}, or root: {}", causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
-/// Where the files of a user's world are: where such files belong, or where everybody may make a folder.
-fn folder_of(user: u32) -> PathBuf {
+/// Where the files of a user's world may be: where such files belong, or where everybody may make a folder.
+///
+/// Nothing of the environment counts, or who came by `su` or `cron` would be in another world. Which of the two it is changes
+/// all the same, when the first login makes the one: so a world that is in the other goes on there.
+fn places_of(user: u32) -> Vec<PathBuf> {
     use std::os::unix::fs::MetadataExt;
     let us = rustix::process::geteuid().as_raw();
-    let is_ours = |path: &PathBuf| path.metadata().is_ok_and(|found| found.is_dir() && found.uid() == us);
-    // Who came by `su` or `cron` may lack the variable, and is to be in the same world.
-    let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
-    let usual = Some(format!("/run/user/{user}").into());
-    let found = [given, usual].into_iter().flatten().find(is_ours);
-    found.map_or_else(|| format!("/tmp/slipway-{user}").into(), |folder| folder.join("slipway"))
+    let usual = PathBuf::from(format!("/run/user/{user}"));
+    let has_usual = usual.metadata().is_ok_and(|found| found.is_dir() && found.uid() == us);
+    let other = format!("/tmp/slipway-{user}").into();
+    if has_usual { vec![usual.join("slipway"), other] } else { vec![other] }
 }

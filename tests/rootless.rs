@@ -45,11 +45,8 @@ impl User {
         for (program, to) in [(Path::new(SLIPWAY), "slipway"), (busybox_tar(), "busybox.tar")] {
             std::fs::copy(program, user.path(to)).expect("copy");
         }
-        std::fs::create_dir(user.path("runtime")).expect("mkdir");
-        for name in ["runtime", "home"] {
-            std::os::unix::fs::chown(user.path(name), Some(uid), Some(gid)).expect("chown");
-            std::fs::set_permissions(user.path(name), std::fs::Permissions::from_mode(0o700)).expect("chmod");
-        }
+        std::os::unix::fs::chown(user.path("home"), Some(uid), Some(gid)).expect("chown");
+        std::fs::set_permissions(user.path("home"), std::fs::Permissions::from_mode(0o700)).expect("chmod");
         Some(user)
     }
 
@@ -64,15 +61,15 @@ impl User {
         self.folder.path().join(name)
     }
 
-    /// Where the user's world is.
+    /// Where the user's world is: nobody has logged in, who would have another folder for it.
     fn world(&self) -> PathBuf {
-        self.path("runtime/slipway")
+        PathBuf::from(format!("/tmp/slipway-{}", self.uid))
     }
 
     /// Prepares `slipway` as this user.
     ///
     /// The machine's device for networks may be root's alone, so it is covered by one with the mode that the test wants.
-    fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+    pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let script = "tun=$1 mode=$2 uid=$3 gid=$4; shift 4
             if [ -e /dev/net/tun ]; then
                 [ -e $tun ] || mknod $tun c 10 200; chmod $mode $tun; mount --bind $tun /dev/net/tun
@@ -83,7 +80,7 @@ impl User {
         command.args([&format!("{:o}", self.tun), &self.uid.to_string(), &self.gid.to_string()]);
         command.arg(self.path("slipway")).args(arguments).stdin(Stdio::null());
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.path("home"));
-        command.env("XDG_RUNTIME_DIR", self.path("runtime")).current_dir(self.path("home"));
+        command.current_dir(self.path("home"));
         command
     }
 
@@ -120,6 +117,7 @@ impl Drop for User {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        let _ = std::fs::remove_dir_all(self.world());
         for _ in 0..50 {
             let removed = run(Command::new("userdel").args(["--force", &self.name]));
             if removed.code() == 0 {
@@ -218,12 +216,52 @@ fn a_plain_user_publishes_ports_and_keeps_data_in_volumes() {
     let flags =
         ["run", "--rm", "--network=none", "-v", "owned:/data", "app", "stat", "-c", "%u:%g", "/data", "/data/x"];
     assert_eq!(user.slipway(flags).success(), "33:44\n33:44\n");
-    let refused = user.slipway(["run", "--rm", "-p", "53:53/udp", "busybox", "true"]).failure(125);
-    assert!(refused.contains("only TCP ports can be published"), "{refused}");
+    let refused = user.slipway(["run", "--rm", "-p", "53:53/sctp", "busybox", "true"]).failure(125);
+    assert!(refused.contains("only TCP and UDP ports can be published"), "{refused}");
+}
+
+#[test]
+fn a_users_containers_are_found_whatever_their_environment_says_and_whether_they_are_logged_in() {
+    let Some(user) = User::with_busybox(true) else { return };
+    user.slipway(["run", "-d", "--name=one", "--network=none", "busybox", "sleep", "99"]).success();
+    let there = |folder: &Path| {
+        let mut command = user.command(["exec", "one", "echo", "there"]);
+        assert_eq!(run(command.env("XDG_RUNTIME_DIR", folder)).success(), "there\n");
+    };
+    there(Path::new("/nonexistent"));
+    let other = user.path("home/runtime");
+    // As a login makes it.
+    let login = PathBuf::from(format!("/run/user/{}", user.uid));
+    for folder in [&other, &login] {
+        std::fs::create_dir_all(folder).expect("mkdir");
+        std::os::unix::fs::chown(folder, Some(user.uid), Some(user.gid)).expect("chown");
+    }
+    there(&other);
+    there(&login);
+    user.slipway(["rm", "-f", "one"]).success();
+    eventually(20, "the world ends", || !user.world().join("keeper").exists());
+    user.slipway(["run", "--rm", "--network=none", "busybox", "true"]).success();
+    assert!(login.join("slipway").exists(), "the next world is where it belongs");
+    eventually(20, "that world ends", || !login.join("slipway/keeper").exists());
+    std::fs::remove_dir_all(&login).expect("rmdir");
+}
+
+#[test]
+fn a_plain_users_device_is_where_they_want_it() {
+    let Some(user) = User::with_busybox(true) else { return };
+    let flags = ["run", "--rm", "--network=none", "--device=/dev/zero:/dev/nothing", "--device=/dev/full", "busybox"];
+    let script = "head -c 3 /dev/nothing | wc -c; stat -c '%F %t %T' /dev/nothing /dev/full";
+    let ran = user.slipway(flags.into_iter().chain(["sh", "-c", script]));
+    assert_eq!(ran.success(), "3\ncharacter special file 1 5\ncharacter special file 1 7\n");
+    let refused = user.slipway(["run", "--rm", "--device=/dev/nosuch", "busybox", "true"]).failure(125);
+    assert!(refused.contains("/dev/nosuch"), "{refused}");
 }
 
 #[test]
 fn a_plain_users_containers_know_each_other_by_name_and_reach_the_world() {
+    if !needs::tun() {
+        return;
+    }
     let Some(user) = User::with_busybox(true) else { return };
     user.slipway(["network", "create", "front"]).success();
     let serve = "mkdir /d; echo hello >/d/index.html; exec httpd -f -p 80 -h /d";
@@ -311,6 +349,9 @@ fn what_a_container_removed_stays_removed_for_who_copies_out_of_it() {
 
 #[test]
 fn a_new_world_has_a_way_out_of_its_own_and_asking_its_keeper_to_end_does_nothing() {
+    if !needs::tun() {
+        return;
+    }
     let Some(user) = User::with_busybox(true) else { return };
     let start = |name: &str| user.slipway(["run", "-d", name, "busybox", "sleep", "99"]).success();
     let number = |file: &str| {

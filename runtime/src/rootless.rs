@@ -19,6 +19,7 @@ use crate::owner::start_time;
 use crate::start_error::StartError;
 use crate::sys;
 use crate::user_namespace::IdMaps;
+use oci::IdRange;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::File;
@@ -108,40 +109,37 @@ pub(crate) fn keeps_groups() -> bool {
 /// Whether a group's number means somebody here.
 pub(crate) fn has_group(group: u32) -> bool {
     let text = std::fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
-    text.lines().any(|line| {
-        let mut numbers = line.split_whitespace().filter_map(|number| number.parse::<u32>().ok());
-        let (first, size) = (numbers.next(), numbers.nth(1));
-        first.zip(size).is_some_and(|(first, size)| group.checked_sub(first).is_some_and(|place| place < size))
-    })
+    IdRange::parse_all(&text).iter().any(|range| range.outside_of(group).is_some())
 }
 
 /// Who root is outside, when this is not the machine's own user namespace.
 fn outside_root() -> Option<u32> {
     let text = std::fs::read_to_string("/proc/self/uid_map").ok()?;
-    let mut numbers = text.split_whitespace().filter_map(|number| number.parse::<u32>().ok());
-    match (numbers.next()?, numbers.next()?, numbers.next()?) {
-        (0, 0, u32::MAX) => None,
-        (0, outside, _) => Some(outside),
-        _ => Some(u32::MAX),
+    match IdRange::parse_all(&text).first()? {
+        &IdRange::EVERYBODY => None,
+        range => Some(range.outside_of(0).unwrap_or(u32::MAX)),
     }
 }
 
 /// Enters a plain user's world, and makes it if there is none; root stays where it is.
 ///
-/// A process that was started in there finds out that it is. Call this while there is one thread. `folder_of` gives the
-/// folder of a user where the world's files are.
+/// A process that was started in there finds out that it is. Call this while there is one thread. `places` gives the folders
+/// of a user where the world's files may be: they are where there is a world, else in the first of them.
 ///
 /// # Errors
 ///
 /// When there can be none; then nothing has changed.
-pub fn enter(folder_of: impl FnOnce(u32) -> PathBuf) -> Result<(), WorldError> {
+pub fn enter(places: impl FnOnce(u32) -> Vec<PathBuf>) -> Result<(), WorldError> {
     let own = rustix::process::geteuid();
     let inside = match (own.is_root(), outside_root()) {
         (true, None) => return Ok(()),
         (true, Some(user)) => Some(user),
         (false, _) => None,
     };
-    let folder = folder_of(inside.unwrap_or(own.as_raw()));
+    let mut places = places(inside.unwrap_or(own.as_raw())).into_iter();
+    let Some(first) = places.next() else { return Ok(()) };
+    let has_world = |folder: &PathBuf| is_ours(folder).unwrap_or(false) && Keeper::find(folder).is_some();
+    let folder = if has_world(&first) { first } else { places.find(has_world).unwrap_or(first) };
     if inside.is_some() && !folder.join("keeper").exists() {
         // Root of a world that is not ours.
         return Ok(());
@@ -182,9 +180,13 @@ fn make_folder(folder: &Path) -> Result<(), WorldError> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => {}
     }
-    let found = std::fs::symlink_metadata(folder).map_err(failed)?;
-    let is_ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0;
-    if is_ours { Ok(()) } else { Err(WorldError::NotOurs { path: folder.to_owned() }) }
+    if is_ours(folder).map_err(failed)? { Ok(()) } else { Err(WorldError::NotOurs { path: folder.to_owned() }) }
+}
+
+/// Whether it is a folder of this user's, to which nobody else can add anything.
+fn is_ours(folder: &Path) -> io::Result<bool> {
+    let found = std::fs::symlink_metadata(folder)?;
+    Ok(found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0)
 }
 
 fn lock(path: &Path, how: FlockOperation) -> io::Result<OwnedFd> {

@@ -332,6 +332,11 @@ pub mod needs {
         lacking.is_none_or(|name| !lacks(name))
     }
 
+    /// Tells whether to go on with a test that leads out of a plain user's networks.
+    pub fn tun() -> bool {
+        Path::new("/dev/net/tun").exists() || !lacks("/dev/net/tun")
+    }
+
     /// Returns a minimal Debian root file system as a tar (`make test` makes it), or `None` to skip.
     pub fn debian_tar() -> Option<PathBuf> {
         let tar = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debian-bookworm.tar");
