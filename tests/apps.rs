@@ -1,14 +1,16 @@
-//! The applications of `testdata/apps`: built on a real Debian, run, and asked over their published ports.
+//! The applications of `testdata/apps`: built on a real Debian, run, and asked over their published ports; as root and as
+//! a plain user.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::{TestEnv, eventually, needs, path, send};
+use crate::rootless::User;
+use crate::support::{TestEnv, eventually, needs, path, run, send};
 
 fn app(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/apps").join(name)
@@ -25,15 +27,26 @@ fn debian() -> Option<TestEnv> {
     Some(env)
 }
 
+/// Prepares `slipway` as somebody.
+type Prepare<'a> = &'a dyn Fn(&[&str]) -> Command;
+
+/// Tests what root has built as root, and then as a plain user who got it as an archive.
+fn as_root_and_user(env: &TestEnv, image: &str, test: impl Fn(Prepare<'_>)) {
+    test(&|arguments| env.command(arguments));
+    let Some(user) = User::new(true) else { return };
+    let archive = user.path("image.tar");
+    env.slipway(["save", "-o", path(&archive), image]).success();
+    user.slipway(["load", "-q", "-i", path(&archive)]).success();
+    test(&|arguments| user.command(arguments.iter().copied()));
+}
+
 /// A container in the foreground of a background process; killed with the test.
 struct Running(Child);
 
 impl Running {
-    fn start(env: &TestEnv, arguments: &[&str]) -> Self {
-        let mut command = env.command(["run", "--rm"]);
-        Self(
-            command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("start slipway run"),
-        )
+    fn start(slipway: Prepare<'_>, arguments: &[&str]) -> Self {
+        let mut command = slipway(&[&["run", "--rm"], arguments].concat());
+        Self(command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("start slipway run"))
     }
 
     /// Sends a signal to `slipway run`, which hands it on; gives the exit code and what the program printed.
@@ -81,45 +94,48 @@ fn answer(port: u16, target: &str) -> String {
 fn a_compiled_application_leaves_its_compiler_behind() {
     let Some(env) = debian() else { return };
     env.slipway(["build", "--build-arg", "VERSION=7", "-t", "hello-c", path(&app("hello-c"))]).success();
-    assert_eq!(env.slipway(["run", "--rm", "hello-c", "world"]).success(), "hello, world, from hello-c 7\n");
+    as_root_and_user(&env, "hello-c", |slipway| {
+        let said = run(&mut slipway(&["run", "--rm", "hello-c", "world"])).success();
+        assert_eq!(said, "hello, world, from hello-c 7\n");
 
-    let port = free_port();
-    let running = Running::start(&env, &["-p", &format!("127.0.0.1:{port}:8080"), "hello-c"]);
-    assert!(answer(port, "/").ends_with("hello from hello-c 7\n"));
-    assert_eq!(running.end(Signal::TERM).0, Some(0));
+        let port = free_port();
+        let running = Running::start(slipway, &["-p", &format!("127.0.0.1:{port}:8080"), "hello-c"]);
+        assert!(answer(port, "/").ends_with("hello from hello-c 7\n"));
+        assert_eq!(running.end(Signal::TERM).0, Some(0));
+    });
 }
 
 #[test]
 fn a_python_service_keeps_notes_as_its_own_user() {
     let Some(env) = debian() else { return };
     env.slipway(["build", "-t", "python-notes", path(&app("python-notes"))]).success();
-    let port = free_port();
-    let data = env.path("data");
-    std::fs::create_dir_all(&data).expect("create the volume");
-    std::os::unix::fs::chown(&data, Some(1500), Some(1500)).expect("chown the volume");
-    let volume = format!("{}:/data", path(&data));
-    let publish = format!("127.0.0.1:{port}:8000");
-    let running = Running::start(&env, &["-p", &publish, "-v", &volume, "python-notes"]);
-    assert!(answer(port, "/").contains("notes of Slipway"));
-    assert!(ask(port, "POST", "/", "remember the milk").expect("an answer").contains("201"));
-    let (code, output) = running.end(Signal::INT);
-    assert_eq!(code, Some(0), "{output}");
-    assert!(output.contains("as user 1500") && output.contains("notes stops"), "{output}");
+    as_root_and_user(&env, "python-notes", |slipway| {
+        let port = free_port();
+        let publish = format!("127.0.0.1:{port}:8000");
+        let running = Running::start(slipway, &["-p", &publish, "-v", "notes:/data", "python-notes"]);
+        assert!(answer(port, "/").contains("notes of Slipway"));
+        assert!(ask(port, "POST", "/", "remember the milk").expect("an answer").contains("201"));
+        let (code, output) = running.end(Signal::INT);
+        assert_eq!(code, Some(0), "{output}");
+        assert!(output.contains("as user 1500") && output.contains("notes stops"), "{output}");
 
-    let running = Running::start(&env, &["-p", &publish, "-v", &volume, "python-notes"]);
-    assert!(answer(port, "/").contains("remember the milk\n1 notes"));
-    assert_eq!(running.end(Signal::INT).0, Some(0));
+        let running = Running::start(slipway, &["-p", &publish, "-v", "notes:/data", "python-notes"]);
+        assert!(answer(port, "/").contains("remember the milk\n1 notes"));
+        assert_eq!(running.end(Signal::INT).0, Some(0));
+    });
 }
 
 #[test]
 fn nginx_serves_a_static_site() {
     let Some(env) = debian() else { return };
     env.slipway(["build", "-t", "nginx-site", path(&app("nginx-site"))]).success();
-    let port = free_port();
-    let running = Running::start(&env, &["-p", &format!("127.0.0.1:{port}:80"), "nginx-site"]);
-    assert!(answer(port, "/").contains("built, stored and run by one binary"));
-    assert!(answer(port, "/img/icons/boat.svg").contains("Content-Type: image/svg+xml"));
-    let (code, output) = running.end(Signal::QUIT);
-    assert_eq!(code, Some(0), "{output}");
-    assert!(output.contains("GET /img/icons/boat.svg"), "the access log is on standard output: {output}");
+    as_root_and_user(&env, "nginx-site", |slipway| {
+        let port = free_port();
+        let running = Running::start(slipway, &["-p", &format!("127.0.0.1:{port}:80"), "nginx-site"]);
+        assert!(answer(port, "/").contains("built, stored and run by one binary"));
+        assert!(answer(port, "/img/icons/boat.svg").contains("Content-Type: image/svg+xml"));
+        let (code, output) = running.end(Signal::QUIT);
+        assert_eq!(code, Some(0), "{output}");
+        assert!(output.contains("GET /img/icons/boat.svg"), "the access log is on standard output: {output}");
+    });
 }

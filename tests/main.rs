@@ -64,6 +64,7 @@ mod rootless;
 mod run;
 mod save;
 mod serve;
+mod services;
 mod start;
 mod stats;
 mod step_options;
