@@ -1,5 +1,6 @@
 //! gzip and zstd with the same bytes everywhere; every decompressor.
 
+mod deflate;
 mod gzip;
 
 use std::io::{self, BufRead, BufReader, Cursor, Read, Write};
@@ -38,8 +39,8 @@ impl Compression {
     }
 }
 
-/// A sixth less work than 6 for 0.3 % more bytes, measured on a Debian `/usr`.
-const GZIP_LEVEL: i32 = 5;
+/// Our own encoder's: a third of the work of zlib's 6 for some 7 % more bytes, measured on a Debian `/usr`.
+const GZIP_LEVEL: i32 = 1;
 
 /// zstd's own default.
 const ZSTD_LEVEL: i32 = 3;

@@ -16,19 +16,22 @@ use std::thread::JoinHandle;
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
+use super::deflate::{Deflater, WINDOW};
+
 /// Input bytes of a block.
 const BLOCK: usize = 128 << 10;
 
-/// How far deflate refers back.
-const WINDOW: usize = 32 << 10;
+/// Up to this level, except 0, the blocks are our own encoder's; above, zlib's.
+pub(super) const FAST: u32 = 3;
 
 /// No name, no time, no operating system: 1f 8b, deflate, no flags, mtime 0, no extra flags, OS unknown.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 /// A part of the input to compress.
 struct Job {
-    data: Arc<Vec<u8>>,
-    before: Option<Arc<Vec<u8>>>,
+    /// What the block may refer back to, and the block.
+    data: Vec<u8>,
+    start: usize,
     done: SyncSender<io::Result<Compressed>>,
 }
 
@@ -40,10 +43,11 @@ struct Compressed {
 /// Compresses what is written to it into one gzip member.
 pub(super) struct GzipEncoder<W: Write> {
     inner: W,
-    level: Compression,
+    level: u32,
     threads: usize,
-    block: Vec<u8>,
-    before: Option<Arc<Vec<u8>>>,
+    /// The open block, after the end of the one before.
+    data: Vec<u8>,
+    start: usize,
     crc: Crc,
     // Blocks under way, in order.
     pending: VecDeque<Receiver<io::Result<Compressed>>>,
@@ -55,10 +59,10 @@ impl<W: Write> GzipEncoder<W> {
         inner.write_all(&HEADER)?;
         Ok(Self {
             inner,
-            level: Compression::new(level),
+            level,
             threads: threads.clamp(1, 64),
-            block: Vec::with_capacity(BLOCK),
-            before: None,
+            data: Vec::with_capacity(BLOCK),
+            start: 0,
             crc: Crc::new(),
             pending: VecDeque::new(),
             workers: Workers { jobs: None, handles: Vec::new() },
@@ -66,18 +70,17 @@ impl<W: Write> GzipEncoder<W> {
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.block.len() == BLOCK {
+        if self.data.len() == self.start + BLOCK {
             self.submit()?;
         }
-        let count = bytes.len().min(BLOCK - self.block.len());
-        self.block.extend_from_slice(&bytes[..count]);
+        let count = bytes.len().min(self.start + BLOCK - self.data.len());
+        self.data.extend_from_slice(&bytes[..count]);
         Ok(count)
     }
 
     pub(super) fn finish(mut self) -> io::Result<W> {
         // The last block is the one that is open now, be it full or empty.
-        let block = std::mem::take(&mut self.block);
-        let last = compress(self.level, &block, self.before.as_deref().map(Vec::as_slice), true)?;
+        let last = Coder::new(self.level).compress(&self.data, self.start, true)?;
         while !self.pending.is_empty() {
             self.take_oldest()?;
         }
@@ -89,10 +92,12 @@ impl<W: Write> GzipEncoder<W> {
 
     /// Hands the full block to the workers, waiting for the oldest when too many are under way.
     fn submit(&mut self) -> io::Result<()> {
-        let data = Arc::new(std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK)));
+        let mut next = Vec::with_capacity(WINDOW + BLOCK);
+        next.extend_from_slice(&self.data[self.data.len() - WINDOW..]);
+        let data = std::mem::replace(&mut self.data, next);
+        let start = std::mem::replace(&mut self.start, WINDOW);
         let (done, result) = sync_channel(1);
-        let before = self.before.replace(data.clone());
-        self.workers.submit(Job { data, before, done }, self.level, self.threads)?;
+        self.workers.submit(Job { data, start, done }, self.level, self.threads)?;
         self.pending.push_back(result);
         if self.pending.len() > 2 * self.threads + 1 {
             self.take_oldest()?;
@@ -122,7 +127,7 @@ struct Workers {
 }
 
 impl Workers {
-    fn submit(&mut self, job: Job, level: Compression, threads: usize) -> io::Result<()> {
+    fn submit(&mut self, job: Job, level: u32, threads: usize) -> io::Result<()> {
         let (sender, receiver) = self.jobs.get_or_insert_with(|| {
             let (sender, receiver) = channel();
             (sender, Arc::new(Mutex::new(receiver)))
@@ -146,27 +151,54 @@ impl Drop for Workers {
     }
 }
 
-fn work(jobs: &Mutex<Receiver<Job>>, level: Compression) {
+fn work(jobs: &Mutex<Receiver<Job>>, level: u32) {
+    let mut coder = Coder::new(level);
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
-        let result = compress(level, &job.data, job.before.as_deref().map(Vec::as_slice), false);
+        let result = coder.compress(&job.data, job.start, false);
         // Nobody waits any more when the encoder was dropped.
         drop(job.done.send(result));
     }
 }
 
-/// Compresses one block, in a state of its own.
+/// What compresses blocks.
+enum Coder {
+    Fast(Box<Deflater>),
+    Zlib(Compression),
+}
+
+impl Coder {
+    fn new(level: u32) -> Self {
+        match level {
+            1..=FAST => Self::Fast(Box::new(Deflater::new())),
+            _ => Self::Zlib(Compression::new(level)),
+        }
+    }
+
+    /// Compresses what is in `data` from `start` on.
+    fn compress(&mut self, data: &[u8], start: usize, is_last: bool) -> io::Result<Compressed> {
+        let bytes = match self {
+            Self::Fast(deflater) => deflater.compress(data, start, is_last),
+            Self::Zlib(level) => zlib(*level, data, start, is_last)?,
+        };
+        let mut crc = Crc::new();
+        crc.update(&data[start..]);
+        Ok(Compressed { bytes, crc })
+    }
+}
+
+/// Compresses a block with zlib, in a state of its own.
 ///
 /// A state that is reset still holds the last block in its window, and `set_dictionary` hashes one byte past the
 /// dictionary's end: the bytes would tell which block the thread had before.
-fn compress(level: Compression, data: &[u8], before: Option<&[u8]>, last: bool) -> io::Result<Compressed> {
+fn zlib(level: Compression, data: &[u8], start: usize, is_last: bool) -> io::Result<Vec<u8>> {
     let mut state = Compress::new(level, false);
-    if let Some(before) = before {
-        let window = &before[before.len().saturating_sub(WINDOW)..];
-        state.set_dictionary(window).map_err(io::Error::other)?;
+    let (before, data) = data.split_at(start);
+    if !before.is_empty() {
+        state.set_dictionary(before).map_err(io::Error::other)?;
     }
-    let flush = if last { FlushCompress::Finish } else { FlushCompress::Sync };
+    let flush = if is_last { FlushCompress::Finish } else { FlushCompress::Sync };
     let mut bytes = Vec::with_capacity(data.len() / 2 + 1024);
     loop {
         let taken = usize::try_from(state.total_in()).map_err(io::Error::other)?;
@@ -174,14 +206,11 @@ fn compress(level: Compression, data: &[u8], before: Option<&[u8]>, last: bool) 
         // Room that is left over shows that nothing waits inside.
         let done = match status {
             Status::StreamEnd => true,
-            Status::Ok | Status::BufError => !last && bytes.len() < bytes.capacity(),
+            Status::Ok | Status::BufError => !is_last && bytes.len() < bytes.capacity(),
         };
         if done {
-            break;
+            return Ok(bytes);
         }
         bytes.reserve(data.len() / 2 + 1024);
     }
-    let mut crc = Crc::new();
-    crc.update(data);
-    Ok(Compressed { bytes, crc })
 }
