@@ -64,7 +64,7 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
         walked.push(Walked { tree, found, source });
     }
     // Files of which no digest is known are read only once: when something like this was never copied before, no cache
-    // record can have its key, so the digests come from writing the layer.
+    // record can have its key, and without cache nobody asks for one; so the digests come from writing the layer.
     let definition = definition_key(operation, bench);
     let is_known = || {
         walked
@@ -79,7 +79,7 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
         cache::tried(bench.workshop.store, &definition)?;
     }
     let mut known = None;
-    if was_tried || elsewhere || is_known()? {
+    if (was_tried || elsewhere) && !bench.ignore_cache || is_known()? {
         let (key, notes) = content_key(operation, base, &walked, bench)?;
         if let Some(made) = bench.cached(&key, base)? {
             if let Some(quick) = &quick {
