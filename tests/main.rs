@@ -13,6 +13,7 @@ mod attach;
 mod build;
 mod cache_transfer;
 mod call;
+mod cgroup_v2;
 mod chaos;
 mod clients;
 mod commit;

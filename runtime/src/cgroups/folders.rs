@@ -38,8 +38,8 @@ impl CgroupFolders {
         let theirs = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
         let places = hierarchy::with_own_of(&theirs, &hierarchy::ALL);
         let ours = hierarchy::of_this_process(&hierarchy::ALL);
-        let shared = |place: &Hierarchy| ours.iter().any(|our| our.base(None) == place.base(None));
         let own = |place: &Hierarchy| place.mount_point.join(&place.own);
+        let shared = |place: &Hierarchy| ours.iter().any(|our| own(our) == own(place));
         // A plain user's container mostly has none, and is where the command was that started it.
         let named = |place: &Hierarchy| place.own.file_name().is_some_and(owner::is_ours);
         let is_own = |place: &&Hierarchy| {

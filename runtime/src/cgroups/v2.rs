@@ -169,7 +169,112 @@ fn weight(shares: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::weight;
+    use super::*;
+
+    /// Sets limits in a folder that has the files of every controller; gives what was written, and the warnings.
+    fn written(resources: &str, missing: &[&str]) -> (Vec<(String, String)>, Vec<Warning>) {
+        const FILES: [&str; 16] = [
+            "cpu.idle",
+            "cpu.max",
+            "cpu.max.burst",
+            "cpu.weight",
+            "cpuset.cpus",
+            "cpuset.mems",
+            "hugetlb.2MB.max",
+            "io.bfq.weight",
+            "io.max",
+            "io.weight",
+            "memory.high",
+            "memory.low",
+            "memory.max",
+            "memory.swap.max",
+            "pids.max",
+            "rdma.max",
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        for file in FILES.iter().filter(|file| !missing.contains(file)) {
+            std::fs::File::create(folder.path().join(file)).unwrap();
+        }
+        let mut warnings = Vec::new();
+        limit(folder.path(), &serde_json::from_str(resources).unwrap(), &mut warnings).unwrap();
+        let content = |file: &str| std::fs::read_to_string(folder.path().join(file)).unwrap_or_default();
+        let all = FILES.iter().map(|file| ((*file).to_owned(), content(file)));
+        (all.filter(|(_, text)| !text.is_empty()).collect(), warnings)
+    }
+
+    #[test]
+    fn limits_are_called_otherwise_here() {
+        let devices = r#"[{"major": 8, "minor": 0, "rate": 1048576}]"#;
+        let throttled = format!(r#"{{"blockIO": {{"throttleReadBpsDevice": {devices}}}}}"#);
+        for (resources, files) in [
+            (r#"{"memory": {"limit": 67108864}}"#, &[("memory.max", "67108864")][..]),
+            (
+                r#"{"memory": {"limit": 67108864, "swap": 100663296, "reservation": 1048576}}"#,
+                &[("memory.low", "1048576"), ("memory.max", "67108864"), ("memory.swap.max", "33554432")],
+            ),
+            (r#"{"memory": {"limit": -1, "swap": -1}}"#, &[("memory.max", "max"), ("memory.swap.max", "max")]),
+            (r#"{"memory": {"limit": 9, "swap": 9}}"#, &[("memory.max", "9"), ("memory.swap.max", "0")]),
+            (r#"{"pids": {"limit": 50}}"#, &[("pids.max", "50")]),
+            (r#"{"pids": {"limit": 0}}"#, &[("pids.max", "max")]),
+            (r#"{"cpu": {"quota": 150000, "period": 50000}}"#, &[("cpu.max", "150000 50000")]),
+            (r#"{"cpu": {"quota": -1}}"#, &[("cpu.max", "max 100000")]),
+            (
+                r#"{"cpu": {"shares": 1024, "cpus": "0-1", "mems": "0", "idle": 1, "burst": 7}}"#,
+                &[
+                    ("cpu.idle", "1"),
+                    ("cpu.max.burst", "7"),
+                    ("cpu.weight", "39"),
+                    ("cpuset.cpus", "0-1"),
+                    ("cpuset.mems", "0"),
+                ],
+            ),
+            (r#"{"blockIO": {"weight": 1000}}"#, &[("io.bfq.weight", "1000")]),
+            (&throttled, &[("io.max", "8:0 rbps=1048576")]),
+            (r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#, &[("hugetlb.2MB.max", "4194304")]),
+            (r#"{"rdma": {"mlx": {"hcaHandles": 3}}}"#, &[("rdma.max", "mlx hca_handle=3")]),
+            // The own words of this interface go over the others.
+            (r#"{"unified": {"memory.high": "1G"}}"#, &[("memory.high", "1G")]),
+        ] {
+            let files: Vec<_> = files.iter().map(|(file, text)| ((*file).to_owned(), (*text).to_owned())).collect();
+            assert_eq!(written(resources, &[]), (files, Vec::new()), "{resources}");
+        }
+        let (files, _) = written(r#"{"blockIO": {"weight": 1000}}"#, &["io.bfq.weight"]);
+        assert_eq!(files, [("io.weight".to_owned(), "10000".to_owned())]);
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_offer_is_told() {
+        let (files, warnings) = written(r#"{"memory": {"limit": 9}, "pids": {"limit": 5}}"#, &["memory.max"]);
+        assert_eq!(files, [("pids.max".to_owned(), "5".to_owned())]);
+        let told = "the limit `memory.max` is off: this kernel does not offer it here";
+        assert_eq!(warnings.iter().map(ToString::to_string).collect::<Vec<_>>(), [told]);
+    }
+
+    #[test]
+    fn who_speaks_the_interfaces_own_words_reaches_no_other_file() {
+        for file in ["cgroup.procs", "../memory.max"] {
+            let resources = serde_json::from_str(&format!(r#"{{"unified": {{"{file}": "1"}}}}"#)).unwrap();
+            let refused = limit(Path::new("/nonexistent"), &resources, &mut Vec::new()).unwrap_err();
+            assert_eq!(refused.source.kind(), std::io::ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn controllers_are_turned_on_from_the_top_down_to_the_parent() {
+        let top = tempfile::tempdir().unwrap();
+        let parent = top.path().join("one/two");
+        std::fs::create_dir_all(&parent).unwrap();
+        let folders = [top.path(), &top.path().join("one"), &parent];
+        for folder in folders {
+            std::fs::File::create(folder.join("cgroup.subtree_control")).unwrap();
+        }
+        let resources = serde_json::from_str(r#"{"pids": {"limit": 5}}"#).unwrap();
+        let mut warnings = Vec::new();
+        enable_controllers(&parent, top.path(), Some(&resources), &mut warnings);
+        let text = |folder: &Path| std::fs::read_to_string(folder.join("cgroup.subtree_control")).unwrap();
+        assert_eq!(folders.map(text), ["+pids"; 3]);
+        assert_eq!(warnings, []);
+    }
 
     #[test]
     fn shares_become_weights_from_end_to_end() {
