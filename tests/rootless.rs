@@ -1,6 +1,7 @@
 //! What a plain user can do: build, run, publish, keep, and be told what is missing.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,6 +20,10 @@ pub struct User {
     folder: TempDir,
     /// The mode of the device by which networks are connected.
     tun: u32,
+    /// Where their commands find programs.
+    programs: String,
+    /// The network that they are in, beside the machine's own.
+    network: Option<OtherNetwork>,
 }
 
 impl User {
@@ -41,7 +46,8 @@ impl User {
         let number =
             |flag: &str| run(Command::new("id").args([flag, &name])).success().trim().parse().expect("a number");
         let (uid, gid) = (number("-u"), number("-g"));
-        let user = Self { name, uid, gid, folder, tun: 0o666 };
+        let user =
+            Self { name, uid, gid, folder, tun: 0o666, programs: "/usr/local/bin:/usr/bin:/bin".into(), network: None };
         for (program, to) in [(Path::new(SLIPWAY), "slipway"), (busybox_tar(), "busybox.tar")] {
             std::fs::copy(program, user.path(to)).expect("copy");
         }
@@ -70,14 +76,17 @@ impl User {
     ///
     /// The machine's device for networks may be root's alone, so it is covered by one with the mode that the test wants.
     pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
-        let script = "tun=$1 mode=$2 uid=$3 gid=$4; shift 4
+        let script = "tun=$1 mode=$2 uid=$3 gid=$4 programs=$5 network=$6; shift 6
             if [ -e /dev/net/tun ]; then
                 [ -e $tun ] || mknod $tun c 10 200; chmod $mode $tun; mount --bind $tun /dev/net/tun
             fi
-            exec setpriv --reuid=$uid --regid=$gid --clear-groups -- \"$@\"";
+            set -- setpriv --reuid=$uid --regid=$gid --clear-groups -- env PATH=$programs \"$@\"
+            [ -z $network ] || set -- nsenter --net=$network -- \"$@\"
+            exec \"$@\"";
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation=private", "sh", "-ec", script, "sh", path(&self.path("tun"))]);
-        command.args([&format!("{:o}", self.tun), &self.uid.to_string(), &self.gid.to_string()]);
+        command.args([&format!("{:o}", self.tun), &self.uid.to_string(), &self.gid.to_string(), &self.programs]);
+        command.arg(self.network.as_ref().map_or(String::new(), OtherNetwork::path));
         command.arg(self.path("slipway")).args(arguments).stdin(Stdio::null());
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.path("home"));
         command.current_dir(self.path("home"));
@@ -125,6 +134,37 @@ impl Drop for User {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+}
+
+/// Another network namespace, whose only way out is a cable to the machine's own.
+struct OtherNetwork(String);
+
+impl OtherNetwork {
+    /// Makes one, with the addresses 198.18.NUMBER.1 for the machine's end of the cable and 198.18.NUMBER.2 for its own.
+    fn new(name: &str, number: u32) -> Self {
+        let ip = |arguments: &str| run(Command::new("ip").args(arguments.split(' '))).success();
+        let network = Self(name.to_owned());
+        ip(&format!("netns add {name}"));
+        ip(&format!("link add svt{number} type veth peer name up0 netns {name}"));
+        ip(&format!("address add 198.18.{number}.1/30 dev svt{number}"));
+        ip(&format!("link set svt{number} up"));
+        ip(&format!("-n {name} address add 198.18.{number}.2/30 dev up0"));
+        ip(&format!("-n {name} link set up0 up"));
+        ip(&format!("-n {name} link set lo up"));
+        ip(&format!("-n {name} route add default via 198.18.{number}.1"));
+        network
+    }
+
+    fn path(&self) -> String {
+        format!("/run/netns/{}", self.0)
+    }
+}
+
+impl Drop for OtherNetwork {
+    fn drop(&mut self) {
+        // The cable goes with it.
+        run(Command::new("ip").args(["netns", "delete", &self.0]));
     }
 }
 
@@ -221,6 +261,26 @@ fn a_plain_user_publishes_ports_and_keeps_data_in_volumes() {
 }
 
 #[test]
+fn a_plain_user_publishes_ports_for_packets() {
+    let Some(user) = User::with_busybox(true).filter(|_| needs::tools(&["perl"])) else { return };
+    let script = "socket(S, AF_INET, SOCK_DGRAM, 0); bind(S, sockaddr_in(7777, INADDR_ANY));
+        while ($from = recv(S, $bytes, 99, 0)) { send(S, $bytes, 0, $from) }";
+    // The image has nothing that speaks by packets, but this machine has.
+    let program = ["-v", "/:/machine:ro", "busybox", "chroot", "/machine", "perl", "-MSocket", "-e", script];
+    let flags = ["run", "-d", "--name=echo", "-p", "127.0.0.1::7777/udp"].into_iter().chain(program);
+    user.slipway(flags).success();
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+    client.connect(("127.0.0.1", user.port("echo"))).expect("connect");
+    client.set_read_timeout(Some(Duration::from_millis(200))).expect("set");
+    let mut bytes = [0; 16];
+    // Nobody listens at first.
+    eventually(20, "the container answers", || {
+        client.send(b"are you there?").is_ok() && client.recv(&mut bytes).is_ok_and(|length| length == 14)
+    });
+    assert_eq!(&bytes[..14], b"are you there?");
+}
+
+#[test]
 fn a_users_containers_are_found_whatever_their_environment_says_and_whether_they_are_logged_in() {
     let Some(user) = User::with_busybox(true) else { return };
     user.slipway(["run", "-d", "--name=one", "--network=none", "busybox", "sleep", "99"]).success();
@@ -255,6 +315,38 @@ fn a_plain_users_device_is_where_they_want_it() {
     assert_eq!(ran.success(), "3\ncharacter special file 1 5\ncharacter special file 1 7\n");
     let refused = user.slipway(["run", "--rm", "--device=/dev/nosuch", "busybox", "true"]).failure(125);
     assert!(refused.contains("/dev/nosuch"), "{refused}");
+}
+
+#[test]
+fn a_plain_users_containers_reach_other_machines() {
+    if !needs::tun() || !needs::tools(&["ip", "nsenter", "slirp4netns", "nft"]) {
+        return;
+    }
+    for program in ["pasta", "slirp4netns"] {
+        let Some(mut user) = User::with_busybox(true) else { return };
+        // Of the programs that lead out, there is this one.
+        let programs = user.path("programs");
+        std::fs::create_dir(&programs).expect("mkdir");
+        for name in [program, "newuidmap", "newgidmap"] {
+            std::os::unix::fs::symlink(Path::new("/usr/bin").join(name), programs.join(name)).expect("link");
+        }
+        user.programs = path(&programs).to_owned();
+        let number = user.uid % 256;
+        user.network = Some(OtherNetwork::new(&user.name, number));
+        let server = TcpListener::bind((format!("198.18.{number}.1"), 0)).expect("bind");
+        let port = server.local_addr().expect("bound").port();
+        let served = std::thread::spawn(move || {
+            let (mut stream, client) = server.accept().expect("somebody comes");
+            std::io::BufReader::new(&stream).read_line(&mut String::new()).expect("a request");
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nhello from outside\n").expect("write");
+            client.ip().to_string()
+        });
+        let url = format!("http://198.18.{number}.1:{port}/");
+        let ran = user.slipway(["run", "--rm", "busybox", "wget", "-qO-", &url]);
+        assert_eq!(ran.stderr(), "", "{program}");
+        assert_eq!(ran.success(), "hello from outside\n", "{program}");
+        assert_eq!(served.join().expect("served"), format!("198.18.{number}.2"), "it came by the cable");
+    }
 }
 
 #[test]
