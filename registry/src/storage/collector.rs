@@ -407,11 +407,13 @@ impl Storage {
         let mut after = None::<Key>;
         loop {
             let page = self.objects().list(&keys::blobs(), after.as_ref(), 1000).await?;
-            for entry in page.entries.iter().filter(|entry| entry.size != TOMBSTONE) {
+            for entry in &page.entries {
                 let Some(digest) = keys::parse_blob(&entry.key) else { continue };
-                if !self.is_young(entry.modified, round.now) && !round.seen.contains(&digest) {
+                let gone = entry.size == TOMBSTONE;
+                if !gone && !self.is_young(entry.modified, round.now) && !round.seen.contains(&digest) {
                     self.look_at(round, &digest).await?;
                 }
+                // Also what looks like a tombstone: a record may have been cut to its length.
                 let slot = self.slot::<BlobRecord>(&entry.key).await?;
                 known.in_doubt |= matches!(slot, Slot::Damaged(_));
                 known.ids.extend(slot.here().and_then(|held| held.record.data));

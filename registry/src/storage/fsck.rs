@@ -3,6 +3,8 @@
 //! Others work on the storage at the same time. What is looked at in the wrong moment looks wrong, so what looks wrong is
 //! looked at again a moment later, and only what still does is a fault.
 //!
+//! Tombstones are read, too: a record that was cut to their length looks like one in a list.
+//!
 //! What a crash leaves behind is not wrong: edges, uploads and bytes that nobody will come back to are the collector's.
 
 use std::collections::{BTreeSet, HashSet};
@@ -18,7 +20,7 @@ use super::id::Id;
 use super::inspect::{AT_ONCE, Sum};
 use super::keys::{self, Edge, EdgeKind, Key, TOMBSTONE};
 use super::manifests::{ManifestRecord, NewManifest};
-use super::objects::{Entry, ObjectError};
+use super::objects::ObjectError;
 use super::records::{Held, Slot};
 use super::scrub::Verdict;
 use super::tags::TagRecord;
@@ -154,9 +156,7 @@ impl Storage {
         let mut named = HashSet::new();
         let mut pages = pin!(self.pages(keys::blobs(), None));
         while let Some(page) = pages.try_next().await? {
-            let digests =
-                page.iter().filter(|entry| entry.size != TOMBSTONE).filter_map(|it| keys::parse_blob(&it.key));
-            let digests: Vec<Digest> = digests.collect();
+            let digests: Vec<Digest> = page.iter().filter_map(|entry| keys::parse_blob(&entry.key)).collect();
             let looked = digests.iter().map(|digest| self.check_blob(digest, options));
             let mut looked = stream::iter(looked).buffered(AT_ONCE);
             while let Some((fault, record)) = looked.try_next().await? {
@@ -213,7 +213,7 @@ impl Storage {
     async fn check_owns(&self, suspects: &mut Vec<Fault>) -> Result<(), StorageError> {
         let mut pages = pin!(self.pages(keys::all_owns(), None));
         while let Some(page) = pages.try_next().await? {
-            let mut looked = stream::iter(alive(&page)).map(|entry| self.check_own(&entry.key)).buffered(AT_ONCE);
+            let mut looked = stream::iter(&page).map(|entry| self.check_own(&entry.key)).buffered(AT_ONCE);
             while let Some(faults) = looked.try_next().await? {
                 suspects.extend(faults);
             }
@@ -248,7 +248,7 @@ impl Storage {
         let mut repositories = BTreeSet::new();
         let mut pages = pin!(self.pages(keys::all_manifests(), None));
         while let Some(page) = pages.try_next().await? {
-            let looked = alive(&page).map(|entry| self.check_manifest(&entry.key, options));
+            let looked = page.iter().map(|entry| self.check_manifest(&entry.key, options));
             let mut looked = stream::iter(looked).buffered(AT_ONCE);
             while let Some((faults, repository)) = looked.try_next().await? {
                 suspects.extend(faults);
@@ -263,7 +263,7 @@ impl Storage {
         }
         let mut pages = pin!(self.pages(keys::catalog(), None));
         while let Some(page) = pages.try_next().await? {
-            for entry in alive(&page) {
+            for entry in &page {
                 suspects.extend(self.read_record::<IgnoredAny>(&entry.key).await?.err());
             }
         }
@@ -330,9 +330,9 @@ impl Storage {
     async fn check_tags(&self, checked: &mut Checked, suspects: &mut Vec<Fault>) -> Result<(), StorageError> {
         let mut pages = pin!(self.pages(keys::all_tags(), None));
         while let Some(page) = pages.try_next().await? {
-            let mut looked = stream::iter(alive(&page)).map(|entry| self.check_tag(&entry.key)).buffered(AT_ONCE);
+            checked.tags += page.iter().filter(|entry| entry.size != TOMBSTONE).count() as u64;
+            let mut looked = stream::iter(&page).map(|entry| self.check_tag(&entry.key)).buffered(AT_ONCE);
             while let Some(fault) = looked.try_next().await? {
-                checked.tags += 1;
                 suspects.extend(fault);
             }
         }
@@ -576,8 +576,4 @@ impl Storage {
 
 fn is_gone(record: &BlobRecord) -> bool {
     record.state == BlobState::Dead && !record.bad
-}
-
-fn alive(page: &[Entry]) -> impl Iterator<Item = &Entry> {
-    page.iter().filter(|entry| entry.size != TOMBSTONE)
 }

@@ -27,7 +27,7 @@
 //! ```
 //!
 //! **Invariant:** a RECORD changes only by compare-and-swap and is never deleted: what is gone is a tombstone, of
-//! [`TOMBSTONE`] bytes, so that a list tells it from what is there; what is shorter was cut, and is damaged. What is deleted has an ID in its key, and never
+//! [`TOMBSTONE`] bytes, so that a list tells it from what is there. What is deleted has an ID in its key, and never
 //! comes back. The exceptions are `r`, `g/b`, `g/d` and `g/p`, which are hints, and tombstones below `u` that are a day old.
 
 use oci::{Digest, RepositoryName, Tag};

@@ -128,13 +128,14 @@ impl Storage {
 
     /// Tells whether there is a record, without looking into it.
     pub(super) async fn has_record(&self, key: &Key) -> Result<bool, StorageError> {
-        let size = match self.objects().get(key).await {
-            Ok(object) => object.map(|object| object.bytes.len() as u64),
+        match self.objects().get(key).await {
+            Ok(object) => Ok(object.is_some_and(|object| parse_tombstone(&object.bytes).is_none())),
             // How long it is can be known all the same.
-            Err(ObjectError::Damaged { version: Some(_), .. }) => self.objects().head(key).await?.map(|it| it.size),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(size.is_some_and(|size| size != TOMBSTONE))
+            Err(ObjectError::Damaged { version: Some(_), .. }) => {
+                Ok(self.objects().head(key).await?.is_some_and(|it| it.size != TOMBSTONE))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Reads an object that others can do without: one that is damaged is as good as not there.
@@ -228,14 +229,11 @@ impl Storage {
 
 fn parse<R: DeserializeOwned>(object: Object) -> Slot<R> {
     let Object { bytes, version, modified } = object;
-    if (bytes.len() as u64) < TOMBSTONE {
-        return Slot::Damaged(Damage { why: "it is cut short".into(), version });
-    }
-    if bytes.len() as u64 == TOMBSTONE {
-        let text = std::str::from_utf8(&bytes).unwrap_or_default();
-        let nonce = text.get(..Id::LEN).and_then(|text| text.parse().ok()).unwrap_or(Id::from_bits(0));
-        let sequence = text.get(Id::LEN..).and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(0);
+    if let Some((nonce, sequence)) = parse_tombstone(&bytes) {
         return Slot::Gone(Tombstone { nonce, sequence, version, modified });
+    }
+    if bytes.len() as u64 <= TOMBSTONE {
+        return Slot::Damaged(Damage { why: "it is cut short".into(), version });
     }
     // JSON of ours has no line break.
     let end = memchr::memchr(b'\n', &bytes);
@@ -245,4 +243,10 @@ fn parse<R: DeserializeOwned>(object: Object) -> Slot<R> {
     };
     let inline = end.map_or_else(Bytes::new, |end| bytes.slice(end + 1..));
     Slot::Here(Held { record: body.record, nonce: body.nonce, version, modified, bytes: inline })
+}
+
+/// Reads what is left of a record; a record that was cut to the same length is something else.
+fn parse_tombstone(bytes: &[u8]) -> Option<(Id, u64)> {
+    let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() as u64 == TOMBSTONE)?;
+    Some((text.get(..Id::LEN)?.parse().ok()?, u64::from_str_radix(text.get(Id::LEN..)?, 16).ok()?))
 }

@@ -260,7 +260,7 @@ impl Storage {
         let (mut known, mut after) = (KnownData::default(), None::<Key>);
         loop {
             let page = self.objects().list(&keys::uploads(), after.as_ref(), 1000).await?;
-            for entry in page.entries.iter().filter(|entry| entry.size != TOMBSTONE) {
+            for entry in &page.entries {
                 let slot = self.slot::<SessionRecord>(&entry.key).await?;
                 known.in_doubt |= matches!(slot, Slot::Damaged(_));
                 let checkpoint = slot.here().and_then(|held| held.record.data);

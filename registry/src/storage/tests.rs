@@ -643,7 +643,12 @@ fn a_blob_that_turned_bad_is_found_and_healed_by_the_next_push() {
 }
 
 /// What becomes of records: something else, or too little.
-const DAMAGE: [&str; 3] = ["not what was written, and longer than any tombstone", "not what was written", ""];
+const DAMAGE: [&str; 4] = [
+    "not what was written, and longer than any tombstone",
+    "not what was written, but as long as a tombstone",
+    "not what was written",
+    "",
+];
 
 /// Makes a record unreadable.
 fn spoil(memory: &Memory, key: &keys::Key, damage: &'static str) {
