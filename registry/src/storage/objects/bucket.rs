@@ -483,27 +483,44 @@ impl Bucket {
         let held = idle.filter(|part| since(part).is_some_and(|since| since.elapsed() >= HELD));
         let Some(mut part) = held.min_by_key(|part| since(part)) else { return Ok(()) };
         let aside = Ids::Random.draw();
-        self.put_aside(aside, &part.buffer).await?;
+        self.put_aside(aside, &mut part.buffer).await?;
         *part = Part { buffer: BytesMut::new(), permit: None, aside: Some(aside) };
         Ok(())
     }
 
-    /// Writes what is too little for a part as an object of its own.
-    async fn put_aside(&self, id: Id, bytes: &[u8]) -> Result<(), ObjectError> {
+    /// Writes what is too little for a part as an object of its own, without a second copy in memory.
+    async fn put_aside(&self, id: Id, buffer: &mut BytesMut) -> Result<(), ObjectError> {
         let path = self.data_path(id)?;
-        let put = self.store.put(&path, Bytes::copy_from_slice(bytes).into()).await;
+        let lent = Lent { bytes: std::mem::take(buffer).freeze(), buffer };
+        let put = self.store.put(&path, lent.bytes.clone().into()).await;
         put.map(|_| ()).map_err(|error| failed("write", path.as_ref(), error))
     }
 
     /// Reads what was put aside, if it is there.
-    async fn read_aside(&self, id: Id) -> Result<Option<Bytes>, ObjectError> {
+    async fn read_aside(&self, id: Id) -> Result<Option<BytesMut>, ObjectError> {
         let path = self.data_path(id)?;
         let error = |error| failed("read", path.as_ref(), error);
         let got = found(self.store.get_opts(&path, GetOptions::default()).await).map_err(error)?;
-        match got {
-            Some(got) => got.bytes().await.map(Some).map_err(error),
-            None => Ok(None),
+        let Some(got) = got else { return Ok(None) };
+        let mut bytes = BytesMut::with_capacity(usize::try_from(got.meta.size).unwrap_or(0));
+        let mut pieces = got.into_stream();
+        while let Some(piece) = pieces.try_next().await.map_err(error)? {
+            bytes.extend_from_slice(&piece);
         }
+        Ok(Some(bytes))
+    }
+}
+
+/// The bytes of a buffer while they are sent. They are back in it afterwards, also when the sender is given up.
+struct Lent<'a> {
+    bytes: Bytes,
+    buffer: &'a mut BytesMut,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        // Mostly nobody else has them any more; otherwise they are copied.
+        *self.buffer = std::mem::take(&mut self.bytes).try_into_mut().unwrap_or_else(|bytes| BytesMut::from(&*bytes));
     }
 }
 
@@ -587,7 +604,8 @@ impl Writer {
         }
         if let Some(aside) = part.aside {
             let gone = || ObjectError::Damaged { what: aside.to_string(), version: None };
-            part.buffer.extend_from_slice(&self.bucket.read_aside(aside).await?.ok_or_else(gone)?);
+            // There is nothing else in it.
+            part.buffer = self.bucket.read_aside(aside).await?.ok_or_else(gone)?;
             part.aside = None;
             Data::delete(&self.bucket, aside).await?;
         }
@@ -678,10 +696,10 @@ impl DataWriter for Writer {
             Data::delete(&self.bucket, spent).await?;
         }
         self.spent.extend(self.tail.take());
-        let part = self.whole_part().await?;
+        let mut part = self.whole_part().await?;
         if !part.buffer.is_empty() {
             let tail = Ids::Random.draw();
-            self.bucket.put_aside(tail, &part.buffer).await?;
+            self.bucket.put_aside(tail, &mut part.buffer).await?;
             self.tail = Some(tail);
         }
         self.stays = true;
@@ -751,7 +769,7 @@ impl Data for Bucket {
             writer.grow(&mut part).await?;
             let Some(bytes) = self.read_aside(tail).await? else { return Ok(None) };
             known += bytes.len() as u64;
-            part.buffer.extend_from_slice(&bytes);
+            part.buffer = bytes;
             writer.tail = Some(tail);
         }
         Ok((known == checkpoint.size).then(|| Box::new(writer) as Box<dyn DataWriter>))
