@@ -15,7 +15,7 @@
 //!
 //! What cannot be read may say anything: nothing is thrown away that it may be about.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -184,18 +184,42 @@ impl Storage {
 
     /// Throws a blob away if nothing relies on it.
     pub(super) async fn collect_blob(&self, digest: &Digest, now: Timestamp) -> Result<Outcome, StorageError> {
-        let mut young = false;
+        let mut by_repository = BTreeMap::<_, Vec<_>>::new();
         for (edge, modified) in self.edges(digest).await? {
+            by_repository.entry(edge.repository.clone()).or_default().push((edge, modified));
+        }
+        let (mut young, mut kept) = (false, false);
+        // All of them, also when one keeps it: another may have lost its last manifest that names it.
+        for edges in by_repository.into_values() {
+            match self.let_go_of_all(edges, now).await? {
+                Outcome::Kept => kept = true,
+                Outcome::Young => young = true,
+                Outcome::Gone(_) => {}
+            }
+        }
+        match (kept, young) {
+            (true, _) => Ok(Outcome::Kept),
+            (false, true) => Ok(Outcome::Young),
+            (false, false) => self.kill(digest, now).await,
+        }
+    }
+
+    /// Removes the edges of one repository to a blob unless something there relies on it. Manifests are looked at first:
+    /// as long as one of them names the blob, it need not be written down that the repository may lose it.
+    async fn let_go_of_all(&self, mut edges: Vec<(Edge, Timestamp)>, now: Timestamp) -> Result<Outcome, StorageError> {
+        edges.sort_by_key(|(edge, _)| edge.kind == EdgeKind::Own);
+        let mut young = false;
+        for (edge, modified) in edges {
+            if young && edge.kind == EdgeKind::Own {
+                break;
+            }
             match self.let_go(&edge, modified, now).await? {
                 Outcome::Kept => return Ok(Outcome::Kept),
                 Outcome::Young => young = true,
                 Outcome::Gone(_) => {}
             }
         }
-        if young {
-            return Ok(Outcome::Young);
-        }
-        self.kill(digest, now).await
+        Ok(if young { Outcome::Young } else { Outcome::Gone(0) })
     }
 
     /// Removes an edge if what it says is not so any more, or if it only says that a repository has a blob that no

@@ -642,6 +642,21 @@ fn a_blob_that_turned_bad_is_found_and_healed_by_the_next_push() {
     });
 }
 
+#[test]
+fn a_blob_goes_from_a_repository_whose_manifests_do_not_name_it_any_more() {
+    on_memory(without_grace(), async |_, storage| {
+        let (gone, stays) = (storage.repository(&name("a")), storage.repository(&name("b")));
+        let digest = push(&gone, &[b"layer"], &[]).await.expect("pushed");
+        push(&stays, &[b"layer"], &[]).await.expect("pushed");
+        gone.delete_manifest(&digest, None).await.expect("deleted");
+        storage.collect(CollectOptions { scan: true, ..CollectOptions::default() }).await.expect("collected");
+        let layer = Digest::sha256(b"layer");
+        assert_eq!(read(&gone, &layer).await, None);
+        assert_eq!(read(&stays, &layer).await.as_deref(), Some(b"layer".as_slice()));
+        assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty());
+    });
+}
+
 /// What becomes of records: something else, or too little.
 const DAMAGE: [&str; 4] = [
     "not what was written, and longer than any tombstone",
