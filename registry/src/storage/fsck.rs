@@ -95,6 +95,8 @@ pub enum Fault {
     LostBytes { digest: Digest },
     #[error("the bytes of {digest} are not what the digest says")]
     BadBytes { digest: Digest },
+    #[error("the disk does not give the bytes of {digest} back")]
+    LostByDisk { digest: Digest },
     #[error("the bytes of {digest} cannot be read: {why}")]
     UnreadableBytes { digest: Digest, why: String },
     #[error("{digest} is marked as bad, and was not pushed again yet")]
@@ -203,10 +205,11 @@ impl Storage {
             (BlobState::Dead, _) => held.record.bad.then_some(Fault::MarkedBad { digest }),
             (_, Some(id)) if self.data().size(id).await? != Some(held.record.size) => Some(Fault::LostBytes { digest }),
             (_, Some(_)) if !options.verify => None,
-            _ => {
-                let verdict = self.verify_blob(&digest, held, 0).await?;
-                (verdict == Verdict::Bad).then_some(Fault::BadBytes { digest })
-            }
+            _ => match self.verify_blob(&digest, held, 0).await? {
+                Verdict::Bad => Some(Fault::BadBytes { digest }),
+                Verdict::Unreadable => Some(Fault::LostByDisk { digest }),
+                Verdict::Whole | Verdict::Moot => None,
+            },
         })
     }
 
@@ -386,6 +389,7 @@ impl Storage {
             Fault::DamagedRecord { key, .. } => self.is_damaged(key).await?,
             Fault::LostBytes { digest }
             | Fault::BadBytes { digest }
+            | Fault::LostByDisk { digest }
             | Fault::MarkedBad { digest }
             | Fault::UnreadableBytes { digest, .. } => {
                 self.check_blob(digest, options).await?.0.as_ref() == Some(fault)
@@ -420,7 +424,7 @@ impl Storage {
             // Perhaps it can be, another time.
             Fault::MissingBlob { .. } | Fault::UnreadableBytes { .. } => Mending::Nothing,
             Fault::MarkedBad { .. } => Mending::Marked,
-            Fault::LostBytes { digest } | Fault::BadBytes { digest } => {
+            Fault::LostBytes { digest } | Fault::BadBytes { digest } | Fault::LostByDisk { digest } => {
                 let held = self.slot::<BlobRecord>(&keys::blob(digest)).await?.here();
                 match held {
                     Some(held) if self.mark_bad(digest, &held).await? => Mending::Marked,

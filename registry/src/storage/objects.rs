@@ -68,6 +68,13 @@ pub enum ObjectError {
 }
 
 impl ObjectError {
+    /// Tells whether a disk did not give back what was written to it.
+    pub(crate) fn is_of_the_medium(&self) -> bool {
+        let Self::Failed { source, .. } = self else { return false };
+        let error = source.downcast_ref::<std::io::Error>();
+        error.is_some_and(|error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()))
+    }
+
     /// Says what went wrong without saying where, for those who have no business with our paths.
     pub(crate) fn reason(&self) -> String {
         let source = match self {

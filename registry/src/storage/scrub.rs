@@ -18,6 +18,8 @@ use super::records::{Held, Slot, TRIES};
 use super::referrers::gather;
 use super::{Storage, StorageError};
 
+/// How long a disk gets before what it could not read is read again.
+const READ_AGAIN: Duration = Duration::from_secs(5);
 /// So much is read at once, in bytes.
 const PIECE: u64 = 1024 * 1024;
 
@@ -43,6 +45,8 @@ pub(super) enum Verdict {
     Whole,
     /// It is something else, or its bytes are not there.
     Bad,
+    /// The disk does not give its bytes back. If it does not the next time either, it is as bad.
+    Unreadable,
     /// It is on its way out, or changed while it was read.
     Moot,
 }
@@ -58,7 +62,12 @@ impl Storage {
                 let Some(digest) = keys::parse_blob(&entry.key) else { continue };
                 let Some(held) = self.slot::<BlobRecord>(&entry.key).await?.here() else { continue };
                 let size = held.record.size;
-                match self.verify_blob(&digest, &held, rate).await {
+                let mut verdict = self.verify_blob(&digest, &held, rate).await;
+                if let Ok(Verdict::Unreadable) = verdict {
+                    tokio::time::sleep(READ_AGAIN).await;
+                    verdict = self.verify_blob(&digest, &held, rate).await;
+                }
+                match verdict {
                     // There is no use in going on.
                     Err(error @ StorageError::Object(ObjectError::Unavailable { .. })) => return Err(error),
                     // That it cannot be read now does not say that it is bad.
@@ -69,7 +78,7 @@ impl Storage {
                     }
                     Ok(Verdict::Moot) => continue,
                     Ok(Verdict::Whole) => {}
-                    Ok(Verdict::Bad) => {
+                    Ok(Verdict::Bad | Verdict::Unreadable) => {
                         if self.mark_bad(&digest, &held).await? {
                             scrubbed.bad.push(digest);
                         }
@@ -114,13 +123,20 @@ impl Storage {
         if held.record.state == BlobState::Dead {
             return Ok(Verdict::Moot);
         }
-        if self.hash(digest.algorithm(), &held.record, &held.bytes, rate).await?.as_ref() == Some(digest) {
-            return Ok(Verdict::Whole);
-        }
+        let unreadable = match self.hash(digest.algorithm(), &held.record, &held.bytes, rate).await {
+            Ok(hashed) if hashed.as_ref() == Some(digest) => return Ok(Verdict::Whole),
+            Ok(_) => false,
+            Err(StorageError::Object(error)) if error.is_of_the_medium() => true,
+            Err(error) => return Err(error),
+        };
         // It may have gone, or been healed, while it was read.
         let now = self.slot::<BlobRecord>(&keys::blob(digest)).await?.here();
         let same = now.is_some_and(|now| now.record.data == held.record.data && now.record.state != BlobState::Dead);
-        Ok(if same { Verdict::Bad } else { Verdict::Moot })
+        Ok(match same {
+            true if unreadable => Verdict::Unreadable,
+            true => Verdict::Bad,
+            false => Verdict::Moot,
+        })
     }
 
     /// Hashes the bytes of a blob, `bytes` being those in its record; `None` when they are not as many as the record says.

@@ -643,6 +643,35 @@ fn a_blob_that_turned_bad_is_found_and_healed_by_the_next_push() {
 }
 
 #[test]
+fn a_blob_that_the_disk_does_not_give_back_is_healed_by_the_next_push() {
+    for by_scrub in [true, false] {
+        on_memory(without_grace(), async |memory, storage| {
+            let repository = storage.repository(&name("a"));
+            let large = vec![7; 200_000];
+            push(&repository, &[&large], &[]).await.expect("pushed");
+            memory.make_unreadable(memory.data_ids()[0]);
+            let digest = Digest::sha256(&large);
+            if by_scrub {
+                tokio::time::pause();
+                assert_eq!(storage.scrub(None, 0).await.expect("read").bad, std::slice::from_ref(&digest));
+            } else {
+                let problems = storage.fsck(LOOK).await.expect("looked").problems;
+                assert_eq!(
+                    problems.iter().map(|it| &it.fault).collect::<Vec<_>>(),
+                    [&Fault::LostByDisk { digest: digest.clone() }]
+                );
+                let problems = storage.fsck(FsckOptions { repair: true, ..LOOK }).await.expect("looked").problems;
+                assert_eq!(problems[0].mending, Mending::Marked);
+            }
+            assert_eq!(repository.blob_size(&digest).await.expect("asked"), None, "so clients send it");
+            push(&repository, &[&large], &[]).await.expect("pushed");
+            assert_eq!(read(&repository, &digest).await.as_deref(), Some(&*large));
+            assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty());
+        });
+    }
+}
+
+#[test]
 fn a_blob_goes_from_a_repository_whose_manifests_do_not_name_it_any_more() {
     on_memory(without_grace(), async |_, storage| {
         let (gone, stays) = (storage.repository(&name("a")), storage.repository(&name("b")));

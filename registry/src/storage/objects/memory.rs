@@ -1,6 +1,6 @@
 //! [`Memory`]: a store that is gone with its process, and in which a test decides what happens when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +31,8 @@ struct State {
     unfinished: BTreeMap<Id, BytesMut>,
     writes: u64,
     passed: Duration,
+    /// Data objects that cannot be read, as on a disk with a bad sector.
+    unreadable: BTreeSet<Id>,
 }
 
 struct Stored {
@@ -100,6 +102,11 @@ impl Memory {
         let mut state = self.state();
         let now = state.now();
         state.data.insert(id, (bytes, now));
+    }
+
+    /// Makes that a data object cannot be read, for tests.
+    pub fn make_unreadable(&self, id: Id) {
+        self.state().unreadable.insert(id);
     }
 
     /// Puts other bytes in the place of an object, which stays the version that it is.
@@ -291,7 +298,14 @@ impl Data for Memory {
 
     async fn read(&self, id: Id, range: Range<u64>) -> Result<Option<Content>, ObjectError> {
         let what = id.to_string();
-        let found = self.call("read", &what, move |state| state.data.get(&id).map(|(bytes, _)| bytes.clone())).await?;
+        let find = move |state: &mut State| {
+            (state.data.get(&id).map(|(bytes, _)| bytes.clone()), state.unreadable.contains(&id))
+        };
+        let (found, unreadable) = self.call("read", &what, find).await?;
+        if unreadable {
+            let source = std::io::Error::from(rustix::io::Errno::IO).into();
+            return Err(ObjectError::Failed { action: "read", what, source });
+        }
         let Some(bytes) = found else { return Ok(None) };
         let at = |position: u64| usize::try_from(position).ok().filter(|position| *position <= bytes.len());
         match (at(range.start), at(range.end)) {
