@@ -64,6 +64,7 @@ use error::RequestError;
 use origin::Origin;
 use pulls::Pulls;
 use routes::{Action, Operation};
+use tags::Lists;
 use uploads::Writers;
 
 use crate::home::Home;
@@ -305,6 +306,7 @@ struct Parts {
     memory: Memory,
     manifests: Manifests,
     pulls: Pulls,
+    lists: Lists,
     writers: Writers,
     /// Has all its permits when nobody is at work for a client that may be gone.
     working: Arc<Semaphore>,
@@ -320,6 +322,7 @@ impl App {
             options,
             memory: Memory::default(),
             pulls: Pulls::default(),
+            lists: Lists::default(),
             writers: Writers::default(),
             working: Arc::new(Semaphore::new(WORKERS as usize)),
         };
@@ -385,6 +388,10 @@ impl App {
 
     fn pulls(&self) -> &Pulls {
         &self.parts.pulls
+    }
+
+    fn lists(&self) -> &Lists {
+        &self.parts.lists
     }
 
     fn writers(&self) -> &Writers {

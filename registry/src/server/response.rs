@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::header::{self, HeaderName};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
+use bytes::Bytes;
 use oci::Digest;
 
 /// The digest of what is answered with, or of what was stored.
@@ -40,10 +41,15 @@ pub(crate) fn content(body: Body, media_type: &str, length: u64, digest: &Digest
 }
 
 /// Answers with JSON.
-pub(crate) fn json(media_type: &'static str, value: &serde_json::Value) -> Response<Body> {
-    let mut answer = Response::new(Body::from(value.to_string()));
+pub(crate) fn json(media_type: &'static str, value: &impl serde::Serialize) -> Response<Body> {
+    let mut answer = Response::new(Body::from(bytes(value)));
     set(&mut answer, header::CONTENT_TYPE, media_type);
     answer
+}
+
+/// Returns what JSON is sent as.
+pub(crate) fn bytes(value: &impl serde::Serialize) -> Bytes {
+    serde_json::to_vec(value).expect("its maps have text for keys").into()
 }
 
 /// Says that something was stored, and where.

@@ -256,6 +256,11 @@ pub fn tags(repository: &RepositoryName) -> Prefix {
     prefix(format!("t/{}/", repo(repository)))
 }
 
+/// Tells whether a key is that of a tag's record.
+pub(crate) fn is_tag(key: &Key) -> bool {
+    key.as_str().starts_with("t/")
+}
+
 /// The tag records of all repositories.
 pub fn all_tags() -> Prefix {
     prefix("t/".to_owned())

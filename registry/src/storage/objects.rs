@@ -184,6 +184,12 @@ pub trait Objects: fmt::Debug + Send + Sync {
     /// Tells what time it is by the store's clock.
     async fn now(&self) -> Result<Timestamp, ObjectError>;
 
+    /// Returns a number that is another after each change of a tag's record, whoever changed it, if that is known at once:
+    /// as long as it stays, so does every list of tags.
+    fn tag_changes(&self) -> Result<Option<u64>, ObjectError> {
+        Ok(None)
+    }
+
     /// Tells in a sentence what goes wrong although everything can be read and written still, or fails when it cannot.
     /// There is nothing in it that strangers must not read.
     async fn trouble(&self) -> Result<Option<String>, ObjectError> {

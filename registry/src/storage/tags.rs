@@ -16,7 +16,7 @@ use super::id::Id;
 use super::keys::{self, Key, TOMBSTONE};
 use super::objects::Condition;
 use super::records::{Slot, TRIES};
-use super::{Page, PutManifestError, Repository, StorageError};
+use super::{Page, PutManifestError, Repository, Storage, StorageError};
 
 /// What a tag names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +124,13 @@ pub(super) fn fits(pattern: &str, text: &str) -> bool {
     pattern[at..].iter().all(|byte| *byte == b'*')
 }
 
+impl Storage {
+    /// Returns a number that is another after each change of a tag, whoever changed it, if that is known at once.
+    pub fn tag_changes(&self) -> Result<Option<u64>, StorageError> {
+        Ok(self.objects().tag_changes()?)
+    }
+}
+
 impl Repository {
     /// Returns what a tag names, if there is such a tag.
     pub async fn tag(&self, tag: &Tag) -> Result<Option<TagRecord>, StorageError> {
@@ -138,7 +145,7 @@ impl Repository {
         let mut after = after.map(|after| prefix.key(after));
         loop {
             // One more than asked for, to learn whether there is more.
-            let wanted = limit.saturating_add(1).saturating_sub(page.entries.len()).min(1000);
+            let wanted = limit.saturating_add(1).saturating_sub(page.entries.len()).min(10_000);
             let listed = self.storage.objects().list(&prefix, after.as_ref(), wanted).await?;
             for entry in listed.entries.iter().filter(|entry| entry.size != TOMBSTONE) {
                 if page.entries.len() == limit {

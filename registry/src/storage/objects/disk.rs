@@ -385,19 +385,21 @@ impl Shared {
             (Some(filed), Some(pending)) => Some(filed.min(pending)),
             (filed, pending) => filed.or(pending),
         };
-        let mut merged: std::collections::BTreeMap<Key, Entry> =
-            filed.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
-        for (key, entry) in pending {
-            match entry {
-                Some(entry) => merged.insert(key, entry),
-                None => merged.remove(&key),
-            };
+        let mut entries = Vec::with_capacity(filed.len() + pending.len());
+        let mut filed = filed.into_iter().peekable();
+        for (key, now) in pending {
+            while let Some(entry) = filed.next_if(|entry| entry.key < key) {
+                entries.push(entry);
+            }
+            filed.next_if(|entry| entry.key == key);
+            entries.extend(now.map(|(size, modified)| Entry { key, size, modified }));
         }
+        entries.extend(filed);
         if let Some(end) = &end {
-            merged.retain(|key, _| key <= end);
+            entries.truncate(entries.partition_point(|entry| entry.key <= *end));
         }
-        let more = merged.len() > limit || end.is_some();
-        let entries = merged.into_values().take(limit).collect();
+        let more = entries.len() > limit || end.is_some();
+        entries.truncate(limit);
         Ok(Page { entries, more })
     }
 
@@ -591,6 +593,10 @@ impl Objects for Disk {
             None => self.blocking(|shared| shared.journal().last_at()).await,
         };
         Ok((self.shared.clock)().max(last))
+    }
+
+    fn tag_changes(&self) -> Result<Option<u64>, ObjectError> {
+        Ok(self.shared.free_journal()?.map(|journal| journal.tag_changes()))
     }
 
     async fn trouble(&self) -> Result<Option<String>, ObjectError> {

@@ -12,7 +12,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -43,12 +43,14 @@ pub(super) struct Files {
 type Listing = (u64, Arc<[Name]>);
 
 /// Something in a folder.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug)]
 struct Name {
     /// What all keys in it, or its own, begin with.
     begin: String,
     is_folder: bool,
     name: OsString,
+    /// How long the object in it is, and how old, once somebody looked.
+    about: OnceLock<(u64, Timestamp)>,
 }
 
 /// From how many names on a folder is worth remembering, and how many folders are.
@@ -183,20 +185,25 @@ impl Files {
         let names = self.names(folder, start)?;
         // All below a folder that comes before this one comes before `after`.
         let from = names.partition_point(|name| *name.begin < *after && !after.starts_with(&name.begin));
-        for Name { begin, is_folder, name } in &names[from..] {
+        for Name { begin, is_folder, name, about } in &names[from..] {
             if entries.len() >= limit {
                 return Ok(());
             }
-            let path = folder.join(name);
             if *is_folder {
                 if begin.starts_with(prefix) || prefix.starts_with(begin) {
-                    self.walk(&path, begin, prefix, after, limit, entries)?;
+                    self.walk(&folder.join(name), begin, prefix, after, limit, entries)?;
                 }
             } else if begin.starts_with(prefix) && **begin > *after {
-                let error = |error| failed("read", &path, error);
-                if let Some(metadata) = found(fs::metadata(&path)).map_err(error)? {
-                    entries.push(entry(Key::listed(begin), &metadata).map_err(error)?);
+                if about.get().is_none() {
+                    let path = folder.join(name);
+                    let error = |error| failed("read", &path, error);
+                    let Some(metadata) = found(fs::metadata(&path)).map_err(error)? else { continue };
+                    let Entry { size, modified, .. } = entry(Key::listed(begin), &metadata).map_err(error)?;
+                    // Whoever was faster saw the same, or what is pending.
+                    let _ = about.set((size, modified));
                 }
+                let about = about.get().copied();
+                entries.extend(about.map(|(size, modified)| Entry { key: Key::listed(begin), size, modified }));
             }
         }
         Ok(())
@@ -221,9 +228,9 @@ impl Files {
                 _ if is_folder => format!("{start}{text}/"),
                 _ => format!("{start}{text}"),
             };
-            names.push(Name { begin, is_folder, name });
+            names.push(Name { begin, is_folder, name, about: OnceLock::new() });
         }
-        names.sort_unstable();
+        names.sort_unstable_by(|a, b| (&a.begin, a.is_folder, &a.name).cmp(&(&b.begin, b.is_folder, &b.name)));
         let names: Arc<[Name]> = names.into();
         if names.len() >= WORTH_REMEMBERING {
             let mut listed = remembered();

@@ -33,11 +33,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::super::{Entry, Object, ObjectError};
+use super::super::{Object, ObjectError};
 use super::cache::Cache;
 use super::io_log::Io;
 use super::{failed, found, version};
-use crate::storage::keys::{Key, Prefix};
+use crate::storage::keys::{self, Key, Prefix};
 
 const MAGIC: &[u8; 8] = b"slipreg1";
 const FILE_HEADER: u64 = 24;
@@ -137,6 +137,8 @@ pub(super) struct Journal {
     last_at: Timestamp,
     pending: BTreeMap<Key, Pending>,
     generation: Arc<AtomicU64>,
+    /// Counts what was, or may have been, a change of a tag's record.
+    tag_changes: u64,
     pub(super) cache: Cache,
     /// How a file could not be made safe; from then on nothing can be believed.
     sync_failed: Option<io::ErrorKind>,
@@ -152,6 +154,9 @@ impl Drop for Lock {
         let _ = self.0.unlock();
     }
 }
+
+/// How long an object is that is not in a file yet, and how old; none when it was deleted.
+pub(super) type Latest = (Key, Option<(u64, Timestamp)>);
 
 impl Journal {
     pub(super) fn open(folder: &Path, io: Io, most: u64, cache: usize) -> Result<Self, ObjectError> {
@@ -187,6 +192,7 @@ impl Journal {
             last_at: Timestamp::MIN,
             pending: BTreeMap::new(),
             generation: Arc::default(),
+            tag_changes: 0,
             cache: Cache::new(cache),
             sync_failed: None,
         };
@@ -226,6 +232,8 @@ impl Journal {
         self.filled = first.length()?;
         let first = Arc::new(first);
         self.generation.fetch_add(1, Ordering::SeqCst);
+        // What the others did was not seen.
+        self.tag_changes += 1;
         self.cache.clear();
         self.pending.clear();
         self.unsynced = vec![first.clone()];
@@ -247,6 +255,11 @@ impl Journal {
     /// Returns the number that the next change gets.
     pub(super) fn next(&self) -> u64 {
         self.next
+    }
+
+    /// Returns a number that is another after each change of a tag's record.
+    pub(super) fn tag_changes(&self) -> u64 {
+        self.tag_changes
     }
 
     /// Returns when the latest change was made.
@@ -326,6 +339,7 @@ impl Journal {
                 self.advance(u64::from(entry.length), entry.crc, entry.at);
                 let (lsn, segment) = (self.next - 1, self.active().clone());
                 self.cache.remove(&entry.key);
+                self.tag_changes += u64::from(keys::is_tag(&entry.key));
                 self.pending.insert(entry.key, Pending { lsn, change, segment, offset, length, at: entry.at });
                 Ok(())
             }
@@ -371,6 +385,7 @@ impl Journal {
         }
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
         let pending = Pending { lsn, change, segment: self.active().clone(), offset, length, at };
+        self.tag_changes += u64::from(keys::is_tag(key));
         self.pending.insert(key.clone(), pending);
         Ok(lsn)
     }
@@ -452,17 +467,13 @@ impl Journal {
         prefix: &Prefix,
         after: Option<&Key>,
         limit: usize,
-    ) -> (Vec<(Key, Option<Entry>)>, Option<Key>) {
+    ) -> (Vec<Latest>, Option<Key>) {
         let start = prefix.key("");
         let from = after.map_or(Bound::Included(&start), Bound::Excluded);
         let below = self.pending.range((from, Bound::Unbounded));
         let (mut found, mut there) = (Vec::new(), 0);
         for (key, pending) in below.take_while(|(key, _)| key.as_str().starts_with(prefix.as_str())) {
-            let entry = (pending.change == Change::Put).then(|| Entry {
-                key: key.clone(),
-                size: u64::from(pending.length),
-                modified: pending.at,
-            });
+            let entry = (pending.change == Change::Put).then(|| (u64::from(pending.length), pending.at));
             there += usize::from(entry.is_some());
             found.push((key.clone(), entry));
             if there > limit {
