@@ -173,9 +173,14 @@ fn immutable_tags_do_not_move() {
     env.slipway(["build", "-q", "--progress=quiet", "-t", &full, path(&env.path("app:v1"))]).success();
     env.slipway(["push", &full]).failure(1);
     assert_eq!(digest_of(&env, "app:v1"), first);
-    let rules = ["retention", "--keep", "0", "--immutable-tags", "v*"];
+    // The server said which they are.
+    let rules = ["retention", "--keep", "0", "--dry-run"];
     assert_eq!(json(&env, &rules).len(), 0);
     assert_eq!(registry.stop(), 0);
+    assert_eq!(json(&env, &rules).len(), 0, "also when it is not served");
+    assert_eq!(Registry::start(&env, &env.home()).stop(), 0);
+    assert_eq!(json(&env, &[&rules[..], &["--immutable-tags", "v*"]].concat()).len(), 0);
+    assert_eq!(json(&env, &rules).len(), 1, "the last server has none");
 }
 
 #[test]

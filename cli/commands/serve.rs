@@ -22,8 +22,8 @@ use crate::clock;
 use crate::failure::Failure;
 use crate::flags::storage::{StorageArgs, explain as explain_storage};
 use crate::session::Session;
-use crate::terminal;
 use crate::units::{self, parse_age, parse_size};
+use crate::terminal;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -125,6 +125,7 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
             });
         }
         options.storage.probe().await.map_err(unfit)?;
+        options.storage.note_immutable().await?;
         serve(options, listening, stop).await.map_err(anyhow::Error::from)
     });
     served.map_err(|error| match error.downcast_ref() {

@@ -44,7 +44,7 @@ pub(super) struct Args {
     /// Also remove manifests that no tag, index or subject keeps for this time
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
     untagged: Option<Duration>,
-    /// Never remove tags like this
+    /// Never remove tags like this either; those that the server has as immutable stay anyway
     #[arg(long, value_name = "PATTERN")]
     immutable_tags: Vec<String>,
     /// Only print what would go

@@ -73,13 +73,14 @@ pub async fn fsck(storage: &Storage, options: FsckOptions) -> Result<Checked, St
     storage.fsck(options).await
 }
 
-/// Removes the tags and manifests that rules let go, or only tells which they are.
+/// Removes the tags and manifests that rules let go, or only tells which they are. Tags stay that the storage's server has
+/// as immutable.
 ///
 /// # Errors
 ///
 /// When the storage does not answer, or a record is damaged.
 pub async fn retention(storage: &Storage, rules: &RetentionRules, dry_run: bool) -> Result<Vec<Retired>, StorageError> {
-    storage.retire(rules, dry_run, Some("retention")).await
+    storage.with_noted_immutable().await?.retire(rules, dry_run, Some("retention")).await
 }
 
 /// Returns the changes of a tag, or of all tags of a repository, the latest first.
@@ -124,5 +125,5 @@ pub async fn tags_undelete(
     repository: &RepositoryName,
     tag: &Tag,
 ) -> Result<Option<Digest>, PutManifestError> {
-    storage.repository(repository).undelete_tag(tag, OPERATOR).await
+    storage.with_noted_immutable().await?.repository(repository).undelete_tag(tag, OPERATOR).await
 }

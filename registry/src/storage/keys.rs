@@ -14,6 +14,7 @@
 //! ├── c/REPO                           CATALOG record: REPO has manifests
 //! ├── u/ID                             UPLOAD record: how far it came
 //! └── g/
+//!     ├── immutable                    which tags are immutable, says the server that was started last
 //!     ├── key                          the secret that signs the locations of uploads
 //!     ├── b/ALG-HEX                    empty: the blob turned out to be bad
 //!     ├── d/KEY                        empty: the record under the key turned out to be damaged
@@ -337,6 +338,11 @@ pub fn parse_upload(key: &Key) -> Option<Id> {
 /// The records of all uploads.
 pub fn uploads() -> Prefix {
     prefix("u/".to_owned())
+}
+
+/// The patterns of immutable tags.
+pub fn immutable() -> Key {
+    Key("g/immutable".into())
 }
 
 /// The secret that signs the locations of uploads.

@@ -129,6 +129,29 @@ impl Storage {
     pub fn tag_changes(&self) -> Result<Option<u64>, StorageError> {
         Ok(self.objects().tag_changes()?)
     }
+
+    /// Writes down which tags are immutable, for those who change tags without being told.
+    pub async fn note_immutable(&self) -> Result<(), StorageError> {
+        let (key, patterns) = (keys::immutable(), &self.options().immutable);
+        let damaged = |source| StorageError::DamagedRecord { key: key.as_str().to_owned(), source };
+        let bytes = serde_json::to_vec(&patterns.0).map_err(damaged)?;
+        if self.intact(&key).await?.is_none_or(|noted| *noted != *bytes) {
+            self.objects().put(&key, bytes.into(), Condition::Always).await?;
+            self.sync().await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the same storage, with those tags immutable too that a server wrote down.
+    pub async fn with_noted_immutable(&self) -> Result<Self, StorageError> {
+        let key = keys::immutable();
+        let Some(noted) = self.objects().get(&key).await? else { return Ok(self.clone()) };
+        let damaged = |source| StorageError::DamagedRecord { key: key.as_str().to_owned(), source };
+        let noted: Vec<String> = serde_json::from_slice(&noted.bytes).map_err(damaged)?;
+        let mut options = self.options().clone();
+        options.immutable.0.extend(noted);
+        Ok(Self::new(self.backend().clone(), options))
+    }
 }
 
 impl Repository {
