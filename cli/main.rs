@@ -6,6 +6,7 @@
 //! | `commands/` | one file per command: its flags and how its result is printed |
 //! | `flags/` | words that flags share, and the long ones: `-o`, and how a container runs |
 //! | `session` | what commands share: home, engine, async runtime, interrupts |
+//! | `retries` | what a server's bucket makes it send again |
 //! | `rootless` | where a plain user is root |
 //! | `shell` | this terminal as the ends of a shell in a build's step |
 //! | `objects` | what commands about networks and volumes share |
@@ -29,6 +30,7 @@ mod flags;
 mod memory;
 mod objects;
 mod progress;
+mod retries;
 mod rootless;
 mod session;
 mod shell;

@@ -1,5 +1,7 @@
 //! `slipway registry`.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -223,4 +225,26 @@ fn a_bucket_that_is_not_there_is_told_at_the_start() {
     assert!(stderr.contains("the storage cannot be used") && stderr.contains("hint:"), "{stderr}");
     let stderr = serve("s3://images?ednpoint=x").failure(1);
     assert!(stderr.contains("`ednpoint`") && stderr.contains("hint:"), "{stderr}");
+}
+
+#[test]
+fn what_a_bucket_is_asked_again_is_noted() {
+    let env = TestEnv::new();
+    env.write(".aws/credentials", "[default]\naws_access_key_id = key\naws_secret_access_key = secret\n");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let status = if number < 2 { "503 Slow Down" } else { "403 Forbidden" };
+            let (mut stream, mut request) = (stream.expect("a connection"), [0; 65536]);
+            // Whoever is answered sends nothing else.
+            let _ = stream.read(&mut request);
+            let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    let storage = format!("s3://images?endpoint=http://127.0.0.1:{port}&region=us-east-1");
+    let stderr = run(&mut env.command(["serve", "--addr", "127.0.0.1:0", "--storage", &storage])).failure(1);
+    let (noted, failed) = stderr.split_once("error:").expect("it fails");
+    assert!(noted.contains("is sent again") && noted.contains("503"), "{stderr}");
+    assert!(failed.contains("the storage cannot be used"), "{stderr}");
 }

@@ -23,7 +23,7 @@ use crate::failure::Failure;
 use crate::flags::storage::{StorageArgs, explain as explain_storage};
 use crate::session::Session;
 use crate::units::{self, parse_age, parse_size};
-use crate::terminal;
+use crate::{retries, terminal};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -114,6 +114,7 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
     options.limits.manifest_bytes = usize::try_from(args.max_manifest).context("--max-manifest is too large")?;
     options.events = Events::to(move |event| log(&event, verbose));
     raise_limit();
+    retries::note();
     let tls = options.tls.is_some();
     let served = session.wait_for_signal(|stop| async move {
         if tls {
