@@ -12,6 +12,7 @@
 //! registry included, the header says nothing; shown again to the same registry within a minute, it does once more what
 //! was done.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::{fmt, fs, io};
 
@@ -42,6 +43,8 @@ pub struct Home {
 pub enum HomeError {
     #[error("`{path}` is no key of 32 bytes; remove it, and a new one is made")]
     NotAKey { path: PathBuf },
+    #[error("others can read the key `{path}`; remove it, and a new one is made")]
+    Exposed { path: PathBuf },
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -85,6 +88,11 @@ impl Home {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(FileError::new("read", &path, source).into()),
         };
+        let metadata = fs::metadata(&path).map_err(|source| FileError::new("read", &path, source))?;
+        // Copied or restored with other rights, it proves nothing any more.
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Err(HomeError::Exposed { path });
+        }
         let key = bytes.try_into().map_err(|_| HomeError::NotAKey { path })?;
         Ok(Some(Self { layout: layout.clone(), key }))
     }
@@ -130,8 +138,6 @@ impl fmt::Debug for Home {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     fn layout() -> (tempfile::TempDir, Layout) {
@@ -155,8 +161,14 @@ mod tests {
     #[test]
     fn what_is_no_key_is_not_used() {
         let (_folder, layout) = layout();
-        atomic_file::write(&layout.registry_key(), b"short").expect("written");
+        atomic_file::create_with_mode(&layout.registry_key(), b"short", 0o600).expect("written");
         assert!(matches!(Home::served(&layout), Err(HomeError::NotAKey { .. })));
+        fs::remove_file(layout.registry_key()).expect("removed");
+        Home::served(&layout).expect("made");
+        for mode in [0o640, 0o604] {
+            fs::set_permissions(layout.registry_key(), fs::Permissions::from_mode(mode)).expect("set");
+            assert!(matches!(Home::served(&layout), Err(HomeError::Exposed { .. })), "{mode:o}");
+        }
     }
 
     #[test]
