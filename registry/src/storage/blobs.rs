@@ -368,6 +368,8 @@ impl Storage {
             let place = match (record.state, record.data) {
                 (BlobState::Dead, _) => return None,
                 (_, Some(id)) => Place::Data(id),
+                // A record that was cut.
+                (_, None) if bytes.len() as u64 != record.size => return None,
                 (_, None) => Place::Inline(bytes),
             };
             Some(Blob { storage: self.clone(), digest: digest.clone(), size: record.size, place })

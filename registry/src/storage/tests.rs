@@ -198,6 +198,72 @@ fn a_blob_that_goes_while_a_client_asks_for_it_is_not_promised() {
 }
 
 #[test]
+fn a_manifest_that_gets_an_immutable_tag_while_it_is_deleted_stays() {
+    let immutable = TagPatterns::new(["v*".to_owned()]);
+    let options = StorageOptions { immutable, ..StorageOptions::default() };
+    on_memory(options.clone(), async |memory, storage| {
+        let repository = storage.repository(&name("a"));
+        let digest = push(&repository, &[b"layer"], &[tag("other")]).await.expect("pushed");
+        let (bytes, parsed, tagged) = image(&[b"layer"]);
+        let other = repository.clone();
+        let act = Box::new(move || {
+            let put = async { put(&other, &bytes, &parsed, &tagged, &[tag("v1")], None).await };
+            put.now_or_never().expect("memory does not wait").expect("tagged");
+        });
+        let gate = Meanwhile { call: ("put", "m/"), act: std::sync::Mutex::new(Some(act)) };
+        let deleting = Storage::new(memory.behind(Arc::new(gate)).backend(), options);
+        let error = deleting.repository(&name("a")).delete_manifest(&digest, None).await.expect_err("it is tagged");
+        assert!(matches!(error, PutManifestError::TagImmutable { .. }), "{error}");
+        let manifest = repository.manifest(&digest).await.expect("read").expect("there");
+        for text in ["v1", "other"] {
+            let named = repository.tag(&tag(text)).await.expect("read").expect("there");
+            assert_eq!((named.digest, named.incarnation), (digest.clone(), manifest.incarnation), "{text}");
+        }
+        assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty());
+    });
+}
+
+#[test]
+fn a_pull_counts_for_as_long_as_it_may_not_be_noted_again() {
+    on_memory(StorageOptions::default(), async |_, storage| {
+        let repository = storage.repository(&name("a"));
+        let digest = push(&repository, &[b"layer"], &[]).await.expect("pushed");
+        repository.note_pull(&digest).await.expect("noted");
+        let noted = storage.objects().now().await.expect("told");
+        let hour = Duration::from_secs(PULLS_NOTED_EVERY.unsigned_abs());
+        let second = Duration::from_secs(1);
+        // Pulls after the one that was noted are not, for an hour.
+        assert!(repository.was_pulled_since(&digest, noted + hour - second).await.expect("told"));
+        assert!(!repository.was_pulled_since(&digest, noted + hour + second).await.expect("told"));
+    });
+}
+
+/// Lets nothing be written below a prefix.
+struct Sealed(&'static str);
+
+impl Gate for Sealed {
+    fn pass(&self, call: &'static str, what: &str) -> BoxFuture<'static, Fate> {
+        let fate = if call == "put" && what.starts_with(self.0) { Fate::Refused } else { Fate::Done };
+        std::future::ready(fate).boxed()
+    }
+}
+
+#[test]
+fn what_is_damaged_hides_nothing_else_when_that_cannot_be_noted() {
+    on_memory(StorageOptions::default(), async |memory, storage| {
+        let digest = push(&storage.repository(&name("a")), &[b"layer"], &[tag("t")]).await.expect("pushed");
+        spoil(&memory, &keys::tag(&name("a"), &tag("t")), DAMAGE[0]);
+        let sealed = Storage::new(memory.behind(Arc::new(Sealed("g/d/"))).backend(), StorageOptions::default());
+        let repository = sealed.repository(&name("a"));
+        assert_eq!(repository.tag(&tag("t")).await.expect("it can be read"), None);
+        assert!(repository.manifest(&digest).await.expect("read").is_some());
+        assert_eq!(storage.damaged_records(1).await.expect("told"), Vec::<String>::new());
+        assert_eq!(storage.repository(&name("a")).tag(&tag("t")).await.expect("read"), None);
+        assert_eq!(storage.damaged_records(1).await.expect("told").len(), 1);
+    });
+}
+
+#[test]
 fn data_of_an_upload_that_ends_while_it_is_collected_stays() {
     for moment in [("list", "u/"), ("list", "b/"), ("list data", "d/")] {
         on_memory(StorageOptions::default(), async |memory, storage| {

@@ -70,6 +70,36 @@ fn a_tag_of_a_manifest_that_was_half_deleted_does_not_come_back_with_it() {
     assert!(!String::from_utf8_lossy(&server.send("GET", "/v2/a/tags/list", b"").body).contains("old"));
 }
 
+#[test]
+fn a_manifest_whose_bytes_are_not_all_there_is_not_there_until_it_is_pushed_again() {
+    // In its record, and beside it.
+    for size in [1_000, 100_000] {
+        let memory = Memory::default();
+        let backend = memory.backend();
+        let storage = Storage::new(backend.clone(), StorageOptions::default());
+        let server = Running::start(move |options| options.storage = storage);
+        let manifest = format!(r#"{{"schemaVersion":2,"manifests":[],"x":"{}"}}"#, "y".repeat(size));
+        let put = || {
+            let length = manifest.len().to_string();
+            let headers = [("content-length", length.as_str()), ("content-type", media_type::OCI_INDEX)];
+            request(&server.addr, "PUT", "/v2/a/manifests/t", &headers, manifest.as_bytes()).expect("an answer").status
+        };
+        let of = |method: &str| server.send(method, "/v2/a/manifests/t", b"");
+        assert_eq!((put(), of("HEAD").status, of("GET").body), (201, 200, manifest.clone().into_bytes()));
+        if let Some(id) = memory.data_ids().first() {
+            memory.damage(*id, manifest.as_bytes()[..size / 2].to_vec().into());
+        } else {
+            let key = memory.keys().into_iter().find(|key| key.as_str().starts_with("b/")).expect("a record");
+            let record =
+                backend.objects.get(&key).now_or_never().expect("at once").expect("read").expect("there").bytes;
+            memory.damage_object(&key, record.slice(..record.len() - 5));
+        }
+        assert_eq!((of("HEAD").status, of("GET").status), (404, 404), "{size}");
+        assert!(String::from_utf8_lossy(&of("GET").body).contains("MANIFEST_UNKNOWN"), "{size}");
+        assert_eq!((put(), of("HEAD").status, of("GET").body), (201, 200, manifest.into_bytes()), "{size}");
+    }
+}
+
 #[track_caller]
 fn unavailable(answer: &Answer) {
     assert_eq!(answer.status, 503, "{answer:?}");
