@@ -420,22 +420,23 @@ async fn a_pull_that_is_given_up_leaves_what_it_has() {
     })
     .await;
     // Dropped as by Ctrl-C, while the layer is on the way.
+    let log = Log::default();
     tokio::select! {
-        pulled = pull(&server.host, &kept.store, &NoEvents) => panic!("{pulled:?}"),
+        pulled = pull(&server.host, &kept.store, &log) => panic!("{pulled:?}"),
         () = async {
-            while !server.asked().iter().any(|asked| is_layer(&parts, asked)) {
+            while log.farthest() < 50_000 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
         } => {}
     }
+    // Whoever writes has it locked until all is written that came.
     let partial = kept.store.layout().partial(&Digest::sha256(&parts.layers[0]));
-    let patience = Instant::now() + Duration::from_secs(5);
-    while std::fs::metadata(&partial).map_or(0, |metadata| metadata.len()) < 50_000 {
+    let patience = Instant::now() + Duration::from_secs(120);
+    let left = || std::fs::File::open(&partial).is_ok_and(|file| file.try_lock().is_ok());
+    while !left() || std::fs::metadata(&partial).unwrap().len() < 50_000 {
         assert!(Instant::now() < patience, "nothing was kept");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
     pull(&server.host, &kept.store, &NoEvents).await.unwrap();
     let last = server.asked().into_iter().rfind(|asked| is_layer(&parts, asked)).unwrap();
     assert_eq!(start_of(&last), Some(50_000));

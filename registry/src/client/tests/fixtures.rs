@@ -1,6 +1,7 @@
 //! Stores, images and listeners for the tests.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -111,13 +112,18 @@ pub(super) fn index(images: &[(&Parts, Platform)]) -> (Descriptor, Vec<u8>) {
 
 /// Writes down what it hears.
 #[derive(Default)]
-pub(super) struct Log(Mutex<Vec<(Digest, String)>>);
+pub(super) struct Log(Mutex<Vec<(Digest, String)>>, AtomicU64);
 
 impl Log {
     /// Returns the states of a blob, in order.
     pub(super) fn of(&self, blob: &[u8]) -> Vec<String> {
         let digest = Digest::sha256(blob);
         self.0.lock().unwrap().iter().filter(|(other, _)| *other == digest).map(|(_, text)| text.clone()).collect()
+    }
+
+    /// Returns how far the blob is that came farthest, in bytes.
+    pub(super) fn farthest(&self) -> u64 {
+        self.1.load(Ordering::SeqCst)
     }
 
     fn add(&self, digest: &Digest, text: String) {
@@ -134,6 +140,7 @@ impl TransferEvents for Log {
 
     fn progress(&self, digest: &Digest, done: u64, total: u64) {
         assert!(done <= total, "{digest}: {done} of {total}");
+        self.1.fetch_max(done, Ordering::SeqCst);
     }
 
     fn retry(&self, digest: &Digest, _: Duration, error: &RequestError) {

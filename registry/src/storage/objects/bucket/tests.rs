@@ -221,9 +221,16 @@ fn a_store_that_says_nothing_is_given_up() {
 
 #[test]
 fn an_object_may_take_longer_than_the_store_may_be_silent() {
+    // On a machine that is busy enough, a piece may come too late; then all has more time.
+    let silences = [2, 10, 50].map(Duration::from_secs);
+    assert!(silences.into_iter().any(arrives_in_pieces), "all that takes long is given up");
+}
+
+/// Tells whether an object arrives that takes longer than the store may be silent.
+fn arrives_in_pieces(silence: Duration) -> bool {
     const PIECES: usize = 40;
     // Without a second attempt, which would go on where the first ended.
-    let patience = Patience { silence: Duration::from_secs(5), retries: 0, ..PATIENCE };
+    let patience = Patience { silence, retries: 0, ..PATIENCE };
     let slow = move |mut stream: std::net::TcpStream| {
         use std::io::{Read as _, Write as _};
         assert!(stream.read(&mut [0; 4096]).expect("a request") > 0);
@@ -233,13 +240,18 @@ fn an_object_may_take_longer_than_the_store_may_be_silent() {
         stream.write_all(head.as_bytes()).expect("sent");
         for _ in 0..PIECES {
             std::thread::sleep(patience.silence / 25);
-            stream.write_all(b"x").expect("sent");
+            if stream.write_all(b"x").is_err() {
+                return;
+            }
         }
     };
     let bucket = answered_by(slow, patience);
     runtime().block_on(async {
-        assert_eq!(read(&bucket, Ids::Random.draw(), PIECES as u64).await, vec![b'x'; PIECES]);
-    });
+        let content = Data::read(&bucket, Ids::Random.draw(), 0..PIECES as u64).await;
+        let Ok(Some(Content::Stream(stream))) = content else { return false };
+        let pieces: Result<Vec<Bytes>, _> = stream.try_collect().await;
+        pieces.is_ok_and(|pieces| pieces.concat() == vec![b'x'; PIECES])
+    })
 }
 
 #[test]
