@@ -179,6 +179,9 @@ def reading(bench, ours, theirs, nginx, folder):
         # docker-registry 2.8 pays no heed to `n`, and answers with all of them each time.
         path = "/v2/bench/tags/tags/list?n=100&last=v5"
         bench.compare(title, 10, "get", [(server, path) for server in both], connections=2, seconds=4)
+        # By pages of 1,000, where pages are known: a request is the whole list.
+        path = "/v2/bench/tags/tags/list?n=1000"
+        bench.compare("all of 10,000 tags", 10, "pages", [(server, path) for server in both], connections=2, seconds=4)
 
 
 def writing(bench, ours, theirs):
@@ -190,6 +193,42 @@ def writing(bench, ours, theirs):
         hashing = statistics.median(bench.generate("hash", ours, "-", size=1 << 30)["mbPerSecond"] for _ in range(3))
         taken = float(bench.rows[-1]["sides"]["ours"].split()[0])
         bench.add("PUT 1 GiB beside hashing alone", 0.4, taken / hashing, {"hashing": f"{hashing:.0f} MB/s"})
+
+
+def collecting(bench, folder, slipway):
+    """The slowest of pushes and pulls while another process collects 100,000 blobs, beside those before and after."""
+    if not bench.wanted("p99 beside a collection"):
+        return
+    storage = str(folder / "collected")
+    port = peers.free_port()
+    with peers.service([slipway, "serve", "--addr", f"127.0.0.1:{port}", "--storage", storage], folder / "collected.log") as process:
+        server = Server("ours", port, process)
+        peers.wait_for(lambda: peers.listens(port), "ours")
+        server.image("bench/image", ["latest"])
+        bench.generate("push", server, "bench/many", connections=64, requests=100_000, size=64)
+        loads = {"push": "bench/pushed", "get": "/v2/bench/image/manifests/latest"}
+        free, beside = ({kind: [] for kind in loads} for _ in range(2))
+
+        def measure(figures):
+            for kind, path in loads.items():
+                figures[kind].append(bench.generate(kind, server, path, connections=4, seconds=2))
+
+        measure({kind: [] for kind in loads})  # warms up
+        for _ in range(3):
+            measure(free)
+        collector = subprocess.Popen([slipway, "registry", "gc", "--grace", "0", "--storage", storage], stdout=subprocess.DEVNULL)
+        while collector.poll() is None and len(beside["get"]) < 12:
+            measure(beside)
+        print(f"collected for {4 * len(beside['get'])} s, {'and is done' if collector.poll() is not None else 'not to the end'}")
+        collector.kill()
+        collector.wait()
+        for _ in range(3):
+            measure(free)
+    for kind, name in (("push", "pushes of 16 KiB"), ("get", "pulls of a manifest")):
+        without, with_ = (statistics.median(made["p99"] for made in figures[kind]) for figures in (free, beside))
+        sides = {"alone": bench.shown("rate", statistics.median(made["rate"] for made in free[kind]), free[kind])}
+        sides["beside"] = bench.shown("rate", statistics.median(made["rate"] for made in beside[kind]), beside[kind])
+        bench.add(f"{name}, p99 beside a collection", 1 / 1.1, without / with_, sides)
 
 
 def memory(bench, ours):
@@ -222,6 +261,7 @@ def main():
         if bench.wanted("memory"):
             bench.limit("memory, idle, at the start", 40, idle, "MiB")
         memory(bench, ours)
+        collecting(bench, folder, os.path.realpath(options.slipway))
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(bench.rows, indent=1))
     sys.exit(0 if all(row["met"] for row in bench.rows) else 1)
