@@ -196,11 +196,10 @@ pub(crate) fn client_options(insecure: &[&str]) -> ClientOptions {
         let read = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         read(name).or_else(|| read(&name.to_ascii_lowercase()))
     };
-    let roots = variable("SSL_CERT_FILE").and_then(|path| std::fs::read(path).ok());
     ClientOptions {
         credentials,
         insecure: insecure.iter().map(|&registry| registry.to_owned()).collect(),
-        roots: roots.into_iter().collect(),
+        root_files: variable("SSL_CERT_FILE").map(PathBuf::from).into_iter().collect(),
         proxies: ProxySettings {
             http: variable("HTTP_PROXY"),
             https: variable("HTTPS_PROXY"),

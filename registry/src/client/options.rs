@@ -1,5 +1,6 @@
 //! [`ClientOptions`]: what the face decides about a client.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -27,6 +28,9 @@ pub struct ClientOptions {
     pub insecure: Vec<String>,
     /// Certificate authorities to trust beside the system's, in PEM.
     pub roots: Vec<Vec<u8>>,
+    /// Files with further ones, which are read when the first certificate is to be checked. One that cannot be read says
+    /// nothing.
+    pub root_files: Vec<PathBuf>,
     /// How to go through proxies.
     pub proxies: ProxySettings,
     /// What to call ourselves.
@@ -53,6 +57,7 @@ impl Default for ClientOptions {
             credentials: CredentialStore::none(),
             insecure: Vec::new(),
             roots: Vec::new(),
+            root_files: Vec::new(),
             proxies: ProxySettings::default(),
             user_agent: concat!("slipway/", env!("CARGO_PKG_VERSION")).into(),
             clock: None,

@@ -161,7 +161,8 @@ impl Client {
             .no_proxy();
         if checked {
             let mut roots = Vec::new();
-            for pem in &options.roots {
+            let files: Vec<Vec<u8>> = options.root_files.iter().filter_map(|path| std::fs::read(path).ok()).collect();
+            for pem in options.roots.iter().chain(&files) {
                 let parsed = reqwest::Certificate::from_pem_bundle(pem);
                 roots.extend(parsed.map_err(|error| RequestError::BadRoot { source: Cause::of(&error) })?);
             }

@@ -240,6 +240,10 @@ async fn a_certificate_must_be_trusted_unless_the_registry_is_insecure() {
 
     let insecure = Client::new(ClientOptions { insecure: vec![host.clone()], ..options() });
     client::push(&insecure, &kept.store, &name, &descriptor, &client::NoEvents).await.unwrap();
-    let trusting = Client::new(ClientOptions { roots: vec![certificate], ..options() });
-    client::pull(&trusting, &store().store, &name, Wanted::All, &client::NoEvents, NOW).await.unwrap();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, &certificate).unwrap();
+    let root_files = vec![file.path().to_owned(), "/nowhere".into()];
+    for trust in [ClientOptions { roots: vec![certificate], ..options() }, ClientOptions { root_files, ..options() }] {
+        client::pull(&Client::new(trust), &store().store, &name, Wanted::All, &client::NoEvents, NOW).await.unwrap();
+    }
 }
