@@ -203,24 +203,24 @@ fn ranges(profile: &LinuxSeccomp, tables: &[Table], default: u32) -> Result<Vec<
 /// A rule: the arguments that it wants, and what it does.
 type Rule<'a> = (&'a [LinuxSeccompArg], u32);
 
-/// Returns what the profile says about each number of one table.
-fn fates(profile: &LinuxSeccomp, table: Table, default: u32) -> Result<BTreeMap<u32, Fate>, StartError> {
-    let mut rules: BTreeMap<u32, Vec<Rule<'_>>> = BTreeMap::new();
+/// Returns what the profile says about each number of one table, in the order of the numbers.
+fn fates(profile: &LinuxSeccomp, table: Table, default: u32) -> Result<Vec<(u32, Fate)>, StartError> {
+    let mut rules: Vec<(u32, Rule<'_>)> = Vec::new();
     for syscall in profile.syscalls().iter().flatten() {
         let action = action(syscall.action(), syscall.errno_ret().or(profile.default_errno_ret()))?;
         let arguments = syscall.args().as_deref().unwrap_or_default();
-        for name in syscall.names() {
-            if let Some(number) = table.number(name) {
-                rules.entry(number).or_default().push((arguments, action));
-            }
-        }
+        let numbers = syscall.names().iter().filter_map(|name| table.number(name));
+        rules.extend(numbers.map(|number| (number, (arguments, action))));
     }
-    rules.into_iter().map(|(number, rules)| Ok((number, fate(&rules, default)?))).collect()
+    // Those for the same number stay in their order.
+    rules.sort_by_key(|(number, _)| *number);
+    rules.chunk_by(|one, other| one.0 == other.0).map(|same| Ok((same[0].0, fate(same, default)?))).collect()
 }
 
 /// Turns the rules for one system call into a fate. A rule for any arguments wins over all others.
-fn fate(rules: &[Rule<'_>], default: u32) -> Result<Fate, StartError> {
-    if let Some((_, action)) = rules.iter().find(|(arguments, _)| arguments.is_empty()) {
+fn fate(rules: &[(u32, Rule<'_>)], default: u32) -> Result<Fate, StartError> {
+    let rules = rules.iter().map(|(_, rule)| rule);
+    if let Some((_, action)) = rules.clone().find(|(arguments, _)| arguments.is_empty()) {
         return Ok(Fate::Return(*action));
     }
     let mut code = Vec::new();
