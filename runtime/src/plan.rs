@@ -201,11 +201,12 @@ impl Plan {
         unsupported::refuse_process(process)?;
         options.other_user = entry.other_user();
         Ok(Plan {
+            // Only the process in between, which nobody in the container sees. Should the container reach its limit of
+            // memory in that moment, the kernel kills all who share it: not who lives for more than this program.
+            shares_memory: stack::POSSIBLE && entry.stage && !options.other_user && !options.die_with_parent,
             process: plan_process(process, options, warnings)?,
             entry,
             clone_flags: 0,
-            // It has company.
-            shares_memory: false,
             root: None,
             propagation: PropagationPlan::default(),
             no_pivot: false,

@@ -83,7 +83,7 @@ fn prepare_and_exec(plan: &Plan, descriptors: &Descriptors, outbox: &mut Outbox)
         sys::setns(namespace, libc::CLONE_NEWNET).map_err(Step::Network.at(6))?;
     }
     sys::setsid().map_err(Step::Session.fails())?;
-    if !plan.shares_memory {
+    if !plan.shares_memory || plan.entry.stage {
         // It may have company, whose business /proc/PID is not until its own program runs.
         sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(Step::Session.fails())?;
     }
