@@ -1,12 +1,15 @@
 //! Runs one more program in a running container.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 
 use jiff::Timestamp;
 use runtime::{ExecConfig, Size, Stdio, Stream};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use supervisor::start::{ExecOptions, StartContainerError, describe_exec};
 use supervisor::{Container, ContainerError, Status};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::Engine;
 use crate::containers::{self, Control, DetachKeys, RunStreams};
@@ -90,8 +93,8 @@ pub async fn exec(
             stderr: Stream::Pipe,
         },
     };
-    let of = container.clone();
-    let mut started = store::blocking::run(move || begin(&store, &of, &name, &program, stdio, now)).await?;
+    // Nobody else is waited for meanwhile.
+    let mut started = begin(&store, &container, &name, &program, stdio, now)?;
     let Some((RunStreams { stdin, stdout, stderr }, mut control)) = streams else {
         // It runs on when this process has ended; whoever reaps orphans reaps it.
         std::mem::forget(started);
@@ -115,19 +118,12 @@ pub async fn exec(
             }
         });
     }
-    let pumps: Vec<_> = [(output, stdout), (started.take_stderr(), stderr)]
-        .into_iter()
-        .filter_map(|(source, sink)| source.map(|source| (source, sink)))
-        .map(|(source, sink)| std::thread::spawn(move || copy(source, sink)))
-        .collect();
-    let (done, mut ended) = tokio::sync::oneshot::channel();
+    let errors = started.take_stderr();
+    let (done, mut ended) = oneshot::channel();
     std::thread::spawn(move || {
-        let status = started.wait();
-        for pump in pumps {
-            // A pump only copies bytes; if it panicked, what it copied is lost, and the exit code is not.
-            let _: std::thread::Result<()> = pump.join();
-        }
-        let _: Result<(), _> = done.send(status);
+        show([(output, stdout), (errors, stderr)]);
+        // Nobody is told when the face has gone.
+        let _: Result<(), _> = done.send(started.wait());
     });
     loop {
         tokio::select! {
@@ -199,18 +195,32 @@ fn feed(mut source: impl io::Read, mut sink: impl io::Write, detach_keys: &[u8])
     }
 }
 
-/// Copies until either side ends.
-fn copy(mut source: impl io::Read, mut sink: impl io::Write) {
+/// Passes on what comes on each stream until it ends: one thread waits for all, as making one takes longer than `true`.
+fn show(mut streams: [(Option<File>, Box<dyn io::Write + Send>); 2]) {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let count = match source.read(&mut buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // A terminal whose last user is gone says so with an error.
-            Ok(0) | Err(_) => return,
-            Ok(count) => count,
-        };
-        if sink.write_all(&buffer[..count]).and_then(|()| sink.flush()).is_err() {
+        let sources = streams.iter().filter_map(|(source, _)| source.as_ref());
+        let mut sources: Vec<_> = sources.map(|source| PollFd::new(source, PollFlags::IN)).collect();
+        if sources.is_empty() {
             return;
+        }
+        let polled = poll(&mut sources, None);
+        // Who cannot wait for all at once reads them in turns.
+        let ready: Vec<bool> = sources.iter().map(|one| polled.is_err() || !one.revents().is_empty()).collect();
+        if polled == Err(Errno::INTR) {
+            continue;
+        }
+        let open = streams.iter_mut().filter(|(source, _)| source.is_some());
+        for ((stream, sink), _) in open.zip(ready).filter(|(_, ready)| *ready) {
+            let shown = match stream.as_mut().map(|source| source.read(&mut buffer)) {
+                Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => true,
+                Some(Ok(count @ 1..)) => sink.write_all(&buffer[..count]).and_then(|()| sink.flush()).is_ok(),
+                // A terminal whose last user is gone says so with an error.
+                _ => false,
+            };
+            if !shown {
+                *stream = None;
+            }
         }
     }
 }
