@@ -6,21 +6,25 @@
 use super::message::Outbox;
 use crate::plan::Make;
 use crate::sys::{self, Fd};
+use std::mem::MaybeUninit;
 
 const LONGEST: usize = 4096;
 
 /// How many links may be followed on the way, as in the kernel.
 const MOST_LINKS: usize = 40;
 
-/// A path with a zero at its end, in a buffer that never grows.
+/// A path with a zero at its end, in a buffer that never grows. There are so many that clearing each takes time.
 struct PathBuffer {
-    bytes: [u8; LONGEST],
+    /// Invariant: `length` bytes, and the zero after them, are written.
+    bytes: [MaybeUninit<u8>; LONGEST],
     length: usize,
 }
 
 impl PathBuffer {
     const fn new() -> PathBuffer {
-        PathBuffer { bytes: [0; LONGEST], length: 0 }
+        let mut bytes = [const { MaybeUninit::uninit() }; LONGEST];
+        bytes[0] = MaybeUninit::new(0);
+        PathBuffer { bytes, length: 0 }
     }
 
     fn push(&mut self, part: &[u8]) -> Result<(), i32> {
@@ -28,8 +32,8 @@ impl PathBuffer {
         if end >= LONGEST {
             return Err(libc::ENAMETOOLONG);
         }
-        self.bytes[self.length..end].copy_from_slice(part);
-        self.bytes[end] = 0;
+        self.bytes[self.length..end].write_copy_of_slice(part);
+        self.bytes[end] = MaybeUninit::new(0);
         self.length = end;
         Ok(())
     }
@@ -40,7 +44,12 @@ impl PathBuffer {
     }
 
     fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.length]
+        // SAFETY: these are written.
+        unsafe { self.bytes[..self.length].assume_init_ref() }
+    }
+
+    fn as_ptr(&self) -> *const u8 {
+        self.bytes.as_ptr().cast()
     }
 }
 
@@ -50,7 +59,7 @@ pub(super) fn open(root: Fd, path: &[u8], flags: i32, resolve: u64) -> Result<Fd
     buffer.set(path)?;
     sys::openat2(
         root,
-        buffer.bytes.as_ptr(),
+        buffer.as_ptr(),
         flags | libc::O_CLOEXEC,
         0,
         resolve | sys::RESOLVE_IN_ROOT | sys::RESOLVE_NO_MAGICLINKS,
@@ -68,15 +77,26 @@ pub(super) fn open_or_make(root: Fd, path: &[u8], make: Make, no_links: bool, ou
             Err(libc::ENOENT) => {}
             other => return other,
         }
-        let Some((start, end)) = first_missing(root, current.as_slice(), resolve)? else {
-            // It came to be meanwhile; somebody who keeps on doing that does not keep us.
-            turns += 1;
-            if turns > MOST_LINKS {
-                return Err(libc::EAGAIN);
+        let folder = |start| open(root, parent_of(&current, start), libc::O_PATH | libc::O_DIRECTORY, resolve);
+        let last = current.as_slice().iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+        // Mostly all but the last is there.
+        let (parent, start, end) = match folder(last) {
+            Ok(parent) if last < current.length => (parent, last, current.length),
+            other => {
+                if let Ok(parent) = other {
+                    sys::close(parent);
+                }
+                let Some((start, end)) = first_missing(root, current.as_slice(), resolve)? else {
+                    // It came to be meanwhile; somebody who keeps on doing that does not keep us.
+                    turns += 1;
+                    if turns > MOST_LINKS {
+                        return Err(libc::EAGAIN);
+                    }
+                    continue;
+                };
+                (folder(start)?, start, end)
             }
-            continue;
         };
-        let parent = open(root, parent_of(&current, start), libc::O_PATH | libc::O_DIRECTORY, resolve)?;
         let made = make_or_follow(parent, &mut current, start, end, make, outbox);
         sys::close(parent);
         if let Made::Link = made? {
@@ -127,7 +147,7 @@ fn make_or_follow(
     let mut name = PathBuffer::new();
     name.set(&path.as_slice()[start..end])?;
     let mut link = [0u8; LONGEST];
-    match sys::readlinkat(parent, name.bytes.as_ptr(), &mut link) {
+    match sys::readlinkat(parent, name.as_ptr(), &mut link) {
         Ok(length) => {
             let mut followed = PathBuffer::new();
             if link.first() != Some(&b'/') {
@@ -144,9 +164,9 @@ fn make_or_follow(
     let before = sys::stat(parent)?;
     let folder = end < path.length || make == Make::Folder;
     let made = if folder {
-        sys::mkdirat(parent, name.bytes.as_ptr(), 0o755)
+        sys::mkdirat(parent, name.as_ptr(), 0o755)
     } else {
-        sys::mknodat(parent, name.bytes.as_ptr(), libc::S_IFREG | 0o644, 0)
+        sys::mknodat(parent, name.as_ptr(), libc::S_IFREG | 0o644, 0)
     };
     match made {
         Ok(()) => {
@@ -179,9 +199,10 @@ fn place_of(folder: Fd, name: &[u8]) -> Result<PathBuffer, i32> {
     let mut link = PathBuffer::new();
     link.push(b"/proc/self/fd/")?;
     link.push(&digits[start..])?;
+    let mut found = [0u8; LONGEST];
+    let length = sys::readlinkat(sys::AT_FDCWD, link.as_ptr(), &mut found)?;
     let mut place = PathBuffer::new();
-    place.length = sys::readlinkat(sys::AT_FDCWD, link.bytes.as_ptr(), &mut place.bytes[..LONGEST - 1])?;
-    place.bytes[place.length] = 0;
+    place.push(&found[..length])?;
     place.push(b"/")?;
     place.push(name)?;
     Ok(place)
