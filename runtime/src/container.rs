@@ -11,6 +11,7 @@ use crate::start_error::{StartError, Warning, describe, parse_failure, setup, st
 use crate::stdio::{Size, Stdio, Streams, open_streams};
 use crate::sys;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{WaitId, WaitIdOptions};
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -107,7 +108,13 @@ pub struct Container {
     pool: Option<(Arc<Pool>, CgroupKey)>,
     /// Whether its processes can change what outlives them in a pool.
     leaves_no_trace: bool,
+    /// How it ended, once that is known.
+    status: Option<ExitStatus>,
+    /// Whether nothing is left to be done about it.
     ended: bool,
+    /// Its mount namespace, once its program runs. Without it, unmounting everything would be part of the end of its last
+    /// process, and take longer than all the rest of that.
+    mounts: Option<OwnedFd>,
     /// What the child works with until its program runs. Goes when that is known, or after the child is reaped.
     task: Option<Box<Task>>,
 }
@@ -262,6 +269,10 @@ pub(crate) fn launch(
         kept: extras.kept,
     };
     let task = Task::new(plan, descriptors)?;
+    if let Some((pool, _)) = &surroundings.pool {
+        // What it is mounted on may be what the last one wrote to.
+        pool.await_unmounted();
+    }
     let (pid, pidfd) = clone(&task, &surroundings.cgroups)?;
     drop(theirs);
     // Nobody but the child shall answer who wants to start it.
@@ -283,7 +294,9 @@ pub(crate) fn launch(
         upper,
         pool,
         leaves_no_trace,
+        status: None,
         ended: false,
+        mounts: None,
         task: Some(task),
     };
     if !asks {
@@ -486,6 +499,7 @@ impl Launched {
     /// Waits until the program runs, or waits to be started.
     pub(crate) fn ready(mut self, extras: &mut Extras<'_>) -> Result<Container, StartError> {
         while !self.news.take(&mut self.container, extras)? {}
+        self.container.keep_mounts();
         Ok(self.container)
     }
 
@@ -515,6 +529,7 @@ impl Launched {
                 && said.take(&mut self.container, &mut Extras::default())?
             {
                 news = None;
+                self.container.keep_mounts();
             }
             let ready = ready.into_iter();
             for ((number, pipe), _) in
@@ -669,14 +684,51 @@ impl Container {
     ///
     /// Empty files and folders that were made in `upper` only to be mounted on are removed again.
     pub fn wait(mut self) -> Result<ExitStatus, WaitError> {
-        self.reap()
+        self.finish()
     }
 
-    fn reap(&mut self) -> Result<ExitStatus, WaitError> {
+    /// Waits likewise, and gives back what others may want to have: addresses and ports. What takes as long again and is in
+    /// nobody's way, its mounts and cgroups, is removed when this is dropped.
+    pub fn end(&mut self) -> Result<ExitStatus, WaitError> {
+        if let Some(status) = self.status {
+            return Ok(status);
+        }
         let status = self.wait_borrowed()?;
-        self.ended = true;
-        self.clean_up(status.oom_killed);
+        self.status = Some(status);
+        self.network.release(self.leaves_no_trace);
+        if let Some(upper) =
+            self.upper.as_ref().filter(|_| !self.made.is_empty()).and_then(|path| path.canonicalize().ok())
+        {
+            for made in self.made.drain(..).rev() {
+                remove_mount_point(&upper, &made);
+            }
+        }
         Ok(status)
+    }
+
+    fn finish(&mut self) -> Result<ExitStatus, WaitError> {
+        let status = self.end()?;
+        self.ended = true;
+        match self.pool.take() {
+            Some((pool, key)) => {
+                if self.leaves_no_trace && !status.oom_killed {
+                    pool.keep_cgroups(key, std::mem::take(&mut self.cgroups));
+                }
+                pool.unmount(self.mounts.take());
+            }
+            None => self.mounts = None,
+        }
+        self.cgroups.remove();
+        Ok(status)
+    }
+
+    /// Keeps the mounts beyond the end of its processes.
+    fn keep_mounts(&mut self) {
+        if self.upper.is_some() {
+            let path = format!("/proc/{}/ns/mnt", self.pid);
+            // A process that has ended already has unmounted everything.
+            self.mounts = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
+        }
     }
 
     /// Waits until the first process has ended; what it needed stays.
@@ -691,22 +743,6 @@ impl Container {
         let oom_killed = self.cgroups.oom_killed();
         Ok(ExitStatus { code: status.exit_status(), signal: status.terminating_signal(), oom_killed })
     }
-
-    /// Removes what the container needed; its processes are all gone with the first.
-    fn clean_up(&mut self, oom_killed: bool) {
-        match self.pool.take().filter(|_| self.leaves_no_trace && !oom_killed) {
-            Some((pool, key)) => pool.keep_cgroups(key, std::mem::take(&mut self.cgroups)),
-            None => self.cgroups.remove(),
-        }
-        self.network.release(self.leaves_no_trace);
-        if let Some(upper) =
-            self.upper.as_ref().filter(|_| !self.made.is_empty()).and_then(|path| path.canonicalize().ok())
-        {
-            for made in self.made.drain(..).rev() {
-                remove_mount_point(&upper, &made);
-            }
-        }
-    }
 }
 
 impl Drop for Container {
@@ -714,7 +750,7 @@ impl Drop for Container {
         if !self.ended {
             // Both fail only when it is gone already.
             let _ = self.kill(libc::SIGKILL);
-            let _ = self.reap();
+            let _ = self.finish();
         }
     }
 }

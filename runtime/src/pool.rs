@@ -14,13 +14,24 @@
 use crate::cgroups::Cgroups;
 use crate::network::Namespace;
 use oci_spec::runtime::{Capability, LinuxNamespaceType, LinuxResources, Spec};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 
 /// What ended containers left for the next ones. Dropping it removes all that.
 #[derive(Debug, Default)]
 pub struct Pool {
     networks: Mutex<Vec<(crate::network::Mode, Namespace)>>,
     cgroups: Mutex<Vec<(CgroupKey, Cgroups)>>,
+    unmounting: Mutex<Option<Unmounting>>,
+}
+
+/// The thread that unmounts what ended containers had mounted, beside the next ones.
+#[derive(Debug)]
+struct Unmounting {
+    thread: mpsc::Sender<OwnedFd>,
+    /// How many mount namespaces it has still to do with, and who is told.
+    open: Arc<(Mutex<usize>, Condvar)>,
 }
 
 /// What a cgroup was made for: another container with the same may have it.
@@ -50,6 +61,47 @@ impl Pool {
 
     pub(crate) fn keep_cgroups(&self, key: CgroupKey, cgroups: Cgroups) {
         lock(&self.cgroups).push((key, cgroups));
+    }
+
+    /// Has the mounts of a namespace unmounted in which no process is left.
+    pub(crate) fn unmount(&self, mounts: Option<OwnedFd>) {
+        let Some(mounts) = mounts else { return };
+        let mut unmounting = lock(&self.unmounting);
+        if unmounting.is_none() {
+            *unmounting = Unmounting::start().ok();
+        }
+        // Without a thread they are unmounted here, by being dropped.
+        let Some(unmounting) = &*unmounting else { return };
+        *lock(&unmounting.open.0) += 1;
+        if unmounting.thread.send(mounts).is_err() {
+            *lock(&unmounting.open.0) -= 1;
+        }
+    }
+
+    /// Waits until nothing is mounted any more that was to be unmounted.
+    pub(crate) fn await_unmounted(&self) {
+        let Some(open) = lock(&self.unmounting).as_ref().map(|unmounting| unmounting.open.clone()) else { return };
+        let mut left = lock(&open.0);
+        while *left > 0 {
+            left = open.1.wait(left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Unmounting {
+    /// It ends with the pool.
+    fn start() -> io::Result<Unmounting> {
+        let (thread, mounts) = mpsc::channel::<OwnedFd>();
+        let open = Arc::new((Mutex::new(0), Condvar::new()));
+        let told = open.clone();
+        std::thread::Builder::new().name("unmount".into()).spawn(move || {
+            for one in mounts {
+                drop(one);
+                *lock(&told.0) -= 1;
+                told.1.notify_all();
+            }
+        })?;
+        Ok(Unmounting { thread, open })
     }
 }
 

@@ -497,10 +497,10 @@ impl Watch {
         if let Some(log) = &mut self.log {
             let _: io::Result<()> = log.finish((self.now)());
         }
-        let Some(Live { container, service, since, .. }) = self.live.take() else { return };
+        let Some(Live { mut container, service, since, .. }) = self.live.take() else { return };
         (self.shrink_at, self.kill_at) = (None, None);
         drop(service);
-        let status = container.wait().ok();
+        let status = container.end().ok();
         let code = status.map_or(255, |status| status.shell_code());
         let oom_killed = status.is_some_and(|status| status.oom_killed);
         let at = (self.now)();
@@ -535,6 +535,8 @@ impl Watch {
                 self.part(&exited);
             }
         }
+        // Whoever waits for its end need not wait until everything is unmounted.
+        drop(container);
     }
 
     fn restart(&mut self) {
