@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use oci::ChainId;
 use runtime::Size;
 use store::{LayerError, SnapshotError, Store};
-use supervisor::client::{self, SupervisorError};
+use supervisor::client::{self, SupervisorError, Watcher};
 use supervisor::frames::{self, AttachRequest, Exited, Report};
 use supervisor::watch::Prepared;
 use supervisor::{Container, Containers};
@@ -109,10 +109,11 @@ pub(crate) struct StartedContainer {
 /// How long a container that has ended may take until it can be started again.
 const ENDING: Duration = Duration::from_secs(10);
 
-/// Starts a container, unless it runs already: then gives none.
+/// Starts a container, unless it runs already: then gives none. Its watcher may be waiting for it.
 pub(crate) fn start(
     store: &Store,
     container: &Container,
+    watcher: Option<Watcher>,
     attach: AttachRequest,
     size: Option<Size>,
     now: Timestamp,
@@ -133,8 +134,12 @@ pub(crate) fn start(
         }
         std::thread::sleep(Duration::from_millis(5));
     };
+    let watcher = match watcher {
+        Some(watcher) => watcher,
+        None => Watcher::spawn(container.folder(), attach)?,
+    };
     Prepared { lower: lower(store, container)? }.write(container)?;
-    let mut stream = client::spawn(container, claim, attach, size)?;
+    let mut stream = watcher.begin(claim, size)?;
     let report = client::report(&mut stream)?;
     if !report.error.is_empty() {
         return Err(Refused::of(&report).into());

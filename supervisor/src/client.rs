@@ -1,10 +1,11 @@
 //! The other end of a container's socket: starting a supervisor, being attached, waiting.
 
-use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use runtime::Size;
 use rustix::fs::{Mode, OFlags};
@@ -28,35 +29,62 @@ pub enum SupervisorError {
 /// The word by which the program knows that it is to watch a container.
 pub const WORD: &str = "supervisor";
 
-/// Starts the process that starts the container and watches it, and gives it the claim.
+/// The process that will start a container and watch it, and still waits for the right to do so.
 ///
-/// The stream that comes back is attached to what was asked for; [`report`] reads its first frame.
-///
-/// # Errors
-///
-/// When the process cannot be started.
-pub fn spawn(
-    container: &Container,
-    claim: Claim,
-    attach: AttachRequest,
-    size: Option<Size>,
-) -> Result<UnixStream, SupervisorError> {
-    let (mut ours, theirs) = UnixStream::pair().map_err(SupervisorError::Spawn)?;
-    if let Some(size) = size {
-        frames::write(&mut ours, frames::SIZE, &frames::size(size)).map_err(SupervisorError::Spawn)?;
+/// Such a process takes as long to be ready as a container takes to be made; both go on at once. Dropping it ends it.
+#[derive(Debug)]
+pub struct Watcher {
+    /// None once it has what it waits for.
+    stream: Option<UnixStream>,
+    process: Child,
+}
+
+impl Watcher {
+    /// Starts it for the container that is, or will be, in a folder, with the command attached to what is asked for.
+    ///
+    /// # Errors
+    ///
+    /// When the process cannot be started.
+    pub fn spawn(folder: &Path, attach: AttachRequest) -> Result<Self, SupervisorError> {
+        let (ours, theirs) = UnixStream::pair().map_err(SupervisorError::Spawn)?;
+        let request = serde_json::to_string(&attach).expect("text keys only");
+        #[expect(clippy::disallowed_methods, reason = "it is this very program")]
+        let mut command = Command::new("/proc/self/exe");
+        let place = if runtime::rootless::world().is_some() { IN_WORLD } else { "" };
+        command.args([WORD, &folder.to_string_lossy(), &request, place]);
+        // As a standard stream, because those alone pass to this process and to no other.
+        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().map_err(SupervisorError::Spawn)?;
+        Ok(Self { stream: Some(ours), process })
     }
-    let request = serde_json::to_string(&attach).expect("text keys only");
-    #[expect(clippy::disallowed_methods, reason = "it is this very program")]
-    let mut command = Command::new("/proc/self/exe");
-    let place = if runtime::rootless::world().is_some() { IN_WORLD } else { "" };
-    command.args([WORD, &container.folder().to_string_lossy(), &request, place]);
-    // As its standard streams, because those alone pass to this process and to no other.
-    command.stdin(OwnedFd::from(theirs)).stdout(claim.0).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(SupervisorError::Spawn)?;
-    drop(command);
-    // It forks at once, so that nobody has to wait for the other one.
-    child.wait().map_err(SupervisorError::Spawn)?;
-    Ok(ours)
+
+    /// Gives it the claim: it starts the container.
+    ///
+    /// The stream that comes back is attached to what was asked for; [`report`] reads its first frame.
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone.
+    pub fn begin(mut self, claim: Claim, size: Option<Size>) -> Result<UnixStream, SupervisorError> {
+        let mut stream = self.stream.take().expect("it is taken here alone");
+        frames::give_claim(&stream, &claim.0).map_err(SupervisorError::Spawn)?;
+        if let Some(size) = size {
+            frames::write(&mut stream, frames::SIZE, &frames::size(size)).map_err(SupervisorError::Spawn)?;
+        }
+        Ok(stream)
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        if let Some(mut stream) = self.stream.take() {
+            // It ends when nothing comes; it is gone when its end is closed.
+            let _: io::Result<()> = stream.shutdown(Shutdown::Write);
+            let _: io::Result<usize> = stream.read(&mut [0]);
+        }
+        // It has forked at once, so that nobody has to wait for the other one.
+        let _: io::Result<ExitStatus> = self.process.wait();
+    }
 }
 
 /// Tells the supervisor that its command is in a plain user's world.
@@ -151,9 +179,4 @@ pub fn exited(stream: &mut UnixStream) -> Result<Option<Exited>, SupervisorError
             None => return Ok(None),
         }
     }
-}
-
-/// Opens the file that another process may have open, too, without keeping it open in programs that are started.
-pub(crate) fn above_standard(fd: OwnedFd) -> io::Result<File> {
-    Ok(File::from(rustix::io::fcntl_dupfd_cloexec(&fd, 3)?))
 }

@@ -7,10 +7,19 @@
 //! then, from the client    0 input   E input ended   S size: rows and columns, two bytes each
 //! from the supervisor      1 output  2 errors        R report of the start   X exited
 //! ```
+//!
+//! Before all that, the command that has started the supervisor gives it the claim, as a descriptor that comes with one byte.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
 
 use runtime::Size;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
 use serde::{Deserialize, Serialize};
 
 /// What the container reads.
@@ -166,6 +175,37 @@ pub fn take(bytes: &mut Vec<u8>) -> io::Result<Option<(u8, Vec<u8>)>> {
     let content = bytes[HEADER..HEADER + length].to_vec();
     bytes.drain(..HEADER + length);
     Ok(Some((kind, content)))
+}
+
+/// Gives the claim to the supervisor.
+pub(crate) fn give_claim(stream: &UnixStream, claim: &File) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let claims = [claim.as_fd()];
+    if !control.push(SendAncillaryMessage::ScmRights(&claims)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    rustix::net::sendmsg(stream, &[IoSlice::new(b"C")], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Waits for the claim; none when the command has no use for a supervisor.
+pub(crate) fn take_claim(stream: &UnixStream) -> io::Result<Option<File>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    loop {
+        match rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => break,
+        }
+    }
+    let claim = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut claims) => claims.next(),
+        _ => None,
+    });
+    Ok(claim.map(File::from))
 }
 
 #[cfg(test)]

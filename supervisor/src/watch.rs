@@ -3,7 +3,7 @@
 //! ```text
 //! command -- fork, exec --> first -- setsid, fork --> watcher -- clone --> the container's first process
 //!    |                        '- ends at once           |
-//!    '------- a socket: report, streams, exit ---------'   and `socket` in the container's folder for whoever comes later
+//!    '---- a socket: claim, report, streams, exit -----'   and `socket` in the container's folder for whoever comes later
 //! ```
 //!
 //! It never waits for anything but with `poll`: the container's end, its output, clients, and the next health check or
@@ -19,7 +19,7 @@ mod streams;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use store::Layout;
 
-use crate::client::{IN_WORLD, above_standard, short_address};
+use crate::client::{IN_WORLD, short_address};
 use crate::config::RestartPolicy;
 use crate::containers::{Container, ContainerError, Containers, Gone, forget_processes, read_json, write_json};
 use crate::frames::{self, AttachRequest, Exited, Report};
@@ -87,7 +87,7 @@ pub fn main(arguments: &[OsString], now: fn() -> Timestamp, enter: fn() -> io::R
 }
 
 fn watch(arguments: &[OsString], now: fn() -> Timestamp, enter: fn() -> io::Result<()>) -> io::Result<()> {
-    let [folder, request, place] = arguments else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let [folder, request, place, rest @ ..] = arguments else { return Err(io::ErrorKind::InvalidInput.into()) };
     // What the command got from whoever started it would be kept as long as the container runs.
     // SAFETY: nothing has been opened yet. A kernel that does not know the call changes nothing.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
@@ -97,19 +97,33 @@ fn watch(arguments: &[OsString], now: fn() -> Timestamp, enter: fn() -> io::Resu
         return Err(io::ErrorKind::NotFound.into());
     }
     let request: AttachRequest = serde_json::from_slice(request.as_encoded_bytes())?;
+    let anew = rest.iter().any(|word| word == CLAIMED);
+    let (socket, claim) = match anew {
+        true => (above(rustix::stdio::stdin())?.into(), above(rustix::stdio::stdout())?.into()),
+        false => {
+            become_daemon()?;
+            let socket = UnixStream::from(above(rustix::stdio::stdin())?);
+            match frames::take_claim(&socket)? {
+                Some(claim) => (socket, claim),
+                // Nothing came of the container.
+                None => return Ok(()),
+            }
+        }
+    };
     let folder = PathBuf::from(folder);
     let missing = || io::Error::from(io::ErrorKind::NotFound);
     let (Some(id), Some(home)) = (folder.file_name(), folder.ancestors().nth(2)) else { return Err(missing()) };
     let layout = Layout::new(home);
     let container = Containers::new(&layout).open(&id.to_string_lossy()).map_err(io::Error::other)?;
     let container = container.ok_or_else(missing)?;
-    if Checker::of(&container.record).is_some() && rustix::process::geteuid().is_root() {
+    if Checker::of(&container.record).is_some() && rustix::process::geteuid().is_root() && !anew {
         // Its checks join the running container. Without them this does not happen, and a start need not take longer.
-        runtime::restart_sealed(&std::env::args_os().collect::<Vec<_>>())?;
+        rustix::stdio::dup2_stdin(&socket)?;
+        rustix::stdio::dup2_stdout(&claim)?;
+        let arguments = std::env::args_os().chain([CLAIMED.into()]);
+        runtime::restart_sealed(&arguments.collect::<Vec<_>>())?;
     }
-    let (socket, claim) = take_standard_streams()?;
-    become_daemon()?;
-    let socket = UnixStream::from(OwnedFd::from(socket));
+    leave_standard_streams()?;
     let first = Client::attached(socket, request)?;
     let mut watch = Watch::new(container, claim, now)?;
     watch.run(first);
@@ -120,16 +134,20 @@ fn watch(arguments: &[OsString], now: fn() -> Timestamp, enter: fn() -> io::Resu
     Ok(())
 }
 
-/// Takes what came as standard input and output, and puts nothing in their place.
-fn take_standard_streams() -> io::Result<(File, File)> {
-    let null = || rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-    let socket = above_standard(rustix::stdio::stdin().try_clone_to_owned()?)?;
-    let claim = above_standard(rustix::stdio::stdout().try_clone_to_owned()?)?;
-    let null = null()?;
+/// Tells the supervisor that it has been started anew, with the socket and the claim as its standard streams.
+const CLAIMED: &str = "claimed";
+
+/// A copy of a descriptor that does not pass to other programs, and is no standard stream.
+fn above(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
+}
+
+/// Puts nothing in the place of the standard streams.
+fn leave_standard_streams() -> io::Result<()> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
-    Ok((socket, claim))
+    Ok(rustix::stdio::dup2_stderr(&null)?)
 }
 
 /// Leaves the command's session, and lets it go on.

@@ -27,6 +27,8 @@ mod names;
 pub struct CreateOptions {
     /// The image: a name, or the beginning of an ID.
     pub image: String,
+    /// Its ID.
+    pub id: String,
     /// Its name; one is made up when there is none.
     pub name: Option<String>,
     /// For which platform.
@@ -50,6 +52,7 @@ impl CreateOptions {
     pub fn new(image: &str, now: Timestamp) -> Self {
         Self {
             image: image.into(),
+            id: machine::new_id(),
             name: None,
             platform: Platform::host(),
             pull: PullPolicy::Missing,
@@ -153,7 +156,7 @@ async fn find_image(
 }
 
 fn make(store: &Store, image: &Image, options: CreateOptions) -> Result<Container, CreateError> {
-    let CreateOptions { image: text, name, platform: _, pull: _, config, host_config, mounts, mut networks, now } =
+    let CreateOptions { image: text, id, name, platform: _, pull: _, config, host_config, mounts, mut networks, now } =
         options;
     let config = merge(config, &image.config.config, &text);
     if config.arguments().is_empty() {
@@ -162,7 +165,6 @@ fn make(store: &Store, image: &Image, options: CreateOptions) -> Result<Containe
     let snapshot = files::snapshot(store, image)?;
     let tree = snapshot.tree().map_err(FilesError::Tree)?;
     let all = Containers::new(store.layout());
-    let id = machine::new_id();
     let new = all.begin(&id)?;
     let making = Making { containers: &all, container: &id, tree: &tree, now };
     let others = host_config.volumes_from.as_deref().unwrap_or_default();

@@ -34,7 +34,7 @@ pub async fn restart(
         // One that removes itself when it ends does not do so now.
         container.change(|state| state.keep = true).map_err(KillError::Container)?;
         stop_container(&container, &options, now)?;
-        containers::start(&store, &container, Default::default(), None, now())?;
+        containers::start(&store, &container, None, Default::default(), None, now())?;
         container.emit("restart", now(), &[]);
         Ok(())
     })

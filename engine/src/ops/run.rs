@@ -5,10 +5,12 @@ use std::time::Duration;
 use builder::Cancel;
 use runtime::Size;
 use supervisor::ContainerError;
+use supervisor::client::Watcher;
+use supervisor::frames::AttachRequest;
 use tokio::sync::mpsc;
 
 use super::create::{CreateError, CreateEvents, CreateOptions, create};
-use super::start::{StartOptions, start, start_attached};
+use super::start::{StartOptions, request, start_attached_by, start_by};
 use crate::Engine;
 use crate::containers::{AttachEnd, Control, Ends, StartError};
 
@@ -56,9 +58,10 @@ pub async fn run_detached(
     cancel: &Cancel,
 ) -> Result<String, RunError> {
     let now = options.now;
+    let watcher = watcher(engine, &options, AttachRequest::default())?;
     let container = create(engine, options, events, cancel).await?;
     let id = container.id().to_owned();
-    for warning in start(engine, id.clone(), StartOptions { size: None, now }).await? {
+    for warning in start_by(Some(watcher), engine, id.clone(), StartOptions { size: None, now }).await? {
         events.warning(&warning);
     }
     events.running();
@@ -80,6 +83,7 @@ pub async fn run(
 ) -> Result<AttachEnd, RunError> {
     let now = options.now;
     let mut resized = size;
+    let watcher = watcher(engine, &options, request(&ends))?;
     let mut creating = std::pin::pin!(create(engine, options, events, cancel));
     let container = tokio::select! {
         made = &mut creating => made?,
@@ -99,14 +103,19 @@ pub async fn run(
         }
         events.running();
         // While the program runs there is time to clean up after those that were killed. A short one does not wait for it.
-        std::thread::spawn(|| {
-            std::thread::sleep(LONG);
-            crate::machine::sweep();
+        tokio::spawn(async {
+            tokio::time::sleep(LONG).await;
+            std::thread::spawn(crate::machine::sweep);
         });
     };
     let id = container.id().to_owned();
-    let end = start_attached(engine, id, start, ends, running).await?;
+    let end = start_attached_by(Some(watcher), engine, id, start, ends, running).await?;
     Ok(end.unwrap_or(AttachEnd::Lost))
+}
+
+/// The process that will watch a container which is about to be made.
+fn watcher(engine: &Engine, options: &CreateOptions, attach: AttachRequest) -> Result<Watcher, StartError> {
+    Ok(Watcher::spawn(&engine.store().layout().container(&options.id), attach)?)
 }
 
 /// Whoever runs so long has time.

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use runtime::Size;
+use supervisor::client::Watcher;
 use supervisor::frames::AttachRequest;
 
 use crate::Engine;
@@ -22,10 +23,21 @@ pub struct StartOptions {
 ///
 /// When there is no such container, or its program does not run.
 pub async fn start(engine: &Engine, name: String, options: StartOptions) -> Result<Vec<String>, StartError> {
+    start_by(None, engine, name, options).await
+}
+
+/// Does so by a watcher that waits already.
+pub(super) async fn start_by(
+    watcher: Option<Watcher>,
+    engine: &Engine,
+    name: String,
+    options: StartOptions,
+) -> Result<Vec<String>, StartError> {
     let (store, all) = (engine.store().clone(), containers::all(engine));
     containers::on_thread(move || {
         let container = all.find(&name)?;
-        let started = containers::start(&store, &container, AttachRequest::default(), options.size, options.now)?;
+        let attach = AttachRequest::default();
+        let started = containers::start(&store, &container, watcher, attach, options.size, options.now)?;
         Ok(started.map(|started| started.warnings).unwrap_or_default())
     })
     .await
@@ -43,11 +55,28 @@ pub async fn start_attached(
     ends: Ends,
     running: impl FnOnce(Vec<String>),
 ) -> Result<Option<AttachEnd>, StartError> {
+    start_attached_by(None, engine, name, options, ends, running).await
+}
+
+/// What is attached to a program with these ends.
+pub(super) fn request(ends: &Ends) -> AttachRequest {
+    AttachRequest { stdin: ends.streams.stdin.is_some(), stdout: true, stderr: true }
+}
+
+/// Does so by a watcher that waits already.
+pub(super) async fn start_attached_by(
+    watcher: Option<Watcher>,
+    engine: &Engine,
+    name: String,
+    options: StartOptions,
+    ends: Ends,
+    running: impl FnOnce(Vec<String>),
+) -> Result<Option<AttachEnd>, StartError> {
     let (store, all) = (engine.store().clone(), containers::all(engine));
-    let request = AttachRequest { stdin: ends.streams.stdin.is_some(), stdout: true, stderr: true };
+    let request = request(&ends);
     let (container, started) = containers::on_thread(move || {
         let container = all.find(&name)?;
-        let started = containers::start(&store, &container, request, options.size, options.now)?;
+        let started = containers::start(&store, &container, watcher, request, options.size, options.now)?;
         Ok::<_, StartError>((container, started))
     })
     .await?;
