@@ -29,6 +29,9 @@ pub trait Executor: Send + Sync {
     /// When the process could not be started, or was cancelled. A process that
     /// fails is not an error here: its [`ExitStatus`] says so.
     fn execute(&self, step: &ExecStep<'_>) -> Result<ExitStatus, ExecuteError>;
+
+    /// Hears that a process with this network is likely to run soon: what takes long may be prepared meanwhile.
+    fn expect(&self, _network: Network) {}
 }
 
 /// A process to run, with everything resolved.

@@ -257,6 +257,12 @@ impl<'a> Solver<'a> {
     /// Runs the steps, and returns what each made.
     fn run(self) -> Result<Results, BuildError> {
         self.events.event(BuildEvent::Planned { steps: self.planned() });
+        for step in self.needs.keys().map(|step| &self.graph.steps[*step]).filter(|step| step.ignore_cache) {
+            if let StepKind::Exec(operation) = &step.kind {
+                // No cache keeps it from running.
+                self.workshop.executor.expect(operation.network);
+            }
+        }
         let mut progress = self.lock();
         for (step, needs) in &self.needs {
             if needs.is_empty() {

@@ -54,6 +54,10 @@ pub enum StepError {
 const SIGKILL: i32 = 9;
 
 impl Executor for ContainerExecutor {
+    fn expect(&self, network: Network) {
+        machine::expect_network_in(choice(network), &self.pool);
+    }
+
     fn execute(&self, step: &ExecStep<'_>) -> Result<ExitStatus, ExecuteError> {
         if step.cancel.is_cancelled() {
             return Err(ExecuteError::Cancelled);
@@ -106,12 +110,7 @@ impl ContainerExecutor {
 
     /// Makes the container of a step. What comes with it leads to SSH agents, and must live as long as the container.
     fn launch(&self, step: &ExecStep<'_>, stdio: Stdio) -> Result<(runtime::Launched, Vec<Forwarded>), StepError> {
-        let choice = match step.network {
-            Network::Default => NetworkChoice::Default,
-            Network::None => NetworkChoice::None,
-            Network::Host => NetworkChoice::Host,
-        };
-        let network = machine::prepare_network_in(choice, &self.pool)?;
+        let network = machine::prepare_network_in(choice(step.network), &self.pool)?;
         // They are there until the container has mounted them: nobody else shall find them.
         let mut secrets = Secrets::default();
         let mut agents = Vec::new();
@@ -146,6 +145,14 @@ impl ContainerExecutor {
     ) -> Result<(runtime::Container, Vec<Forwarded>), StepError> {
         let (container, agents) = self.launch(step, stdio)?;
         Ok((container.started().map_err(start_failed)?, agents))
+    }
+}
+
+fn choice(network: Network) -> NetworkChoice {
+    match network {
+        Network::Default => NetworkChoice::Default,
+        Network::None => NetworkChoice::None,
+        Network::Host => NetworkChoice::Host,
     }
 }
 

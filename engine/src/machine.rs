@@ -41,6 +41,14 @@ pub(crate) fn prepare_network_in(choice: NetworkChoice, pool: &Arc<Pool>) -> Res
     network::prepare_in(mode(choice)?, pool)
 }
 
+/// Begins to do so for the first of them.
+pub(crate) fn expect_network_in(choice: NetworkChoice, pool: &Pool) {
+    // Whoever needs it is told why there is none.
+    if let Ok(mode) = mode(choice) {
+        network::expect(mode, pool);
+    }
+}
+
 fn mode(choice: NetworkChoice) -> Result<Mode, NetworkError> {
     Ok(match choice {
         NetworkChoice::None => Mode::None,

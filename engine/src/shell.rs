@@ -70,6 +70,10 @@ pub(crate) struct KeepingExecutor<'a> {
 }
 
 impl Executor for KeepingExecutor<'_> {
+    fn expect(&self, network: builder::Network) {
+        self.inner.expect(network);
+    }
+
     fn execute(&self, step: &ExecStep<'_>) -> Result<ExitStatus, ExecuteError> {
         if let Some(writer) = &self.recorder.writer {
             // It may take hours from here, and somebody may want to know what runs.

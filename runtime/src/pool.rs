@@ -12,19 +12,25 @@
 //! is new for each.
 
 use crate::cgroups::Cgroups;
-use crate::network::Namespace;
+use crate::network::{Mode, Namespace};
 use oci_spec::runtime::{Capability, LinuxNamespaceType, LinuxResources, Spec};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
 
 /// What ended containers left for the next ones. Dropping it removes all that.
 #[derive(Debug, Default)]
 pub struct Pool {
-    networks: Mutex<Vec<(crate::network::Mode, Namespace)>>,
+    networks: Mutex<Vec<(Mode, Namespace)>>,
+    /// Those that are being made for the first containers; none for what was taken.
+    expected: Mutex<Vec<(Mode, Option<Making>)>>,
     cgroups: Mutex<Vec<(CgroupKey, Cgroups)>>,
     unmounting: Mutex<Option<Unmounting>>,
 }
+
+/// A thread that makes a network namespace; none when it cannot.
+type Making = JoinHandle<Option<Namespace>>;
 
 /// The thread that unmounts what ended containers had mounted, beside the next ones.
 #[derive(Debug)]
@@ -47,11 +53,27 @@ impl Pool {
         Arc::default()
     }
 
-    pub(crate) fn network(&self, mode: &crate::network::Mode) -> Option<Namespace> {
-        take(&mut lock(&self.networks), |known| known == mode)
+    pub(crate) fn network(&self, mode: &Mode) -> Option<Namespace> {
+        if let Some(namespace) = take(&mut lock(&self.networks), |known| known == mode) {
+            return Some(namespace);
+        }
+        let expected =
+            lock(&self.expected).iter_mut().find(|(known, _)| known == mode).and_then(|(_, made)| made.take());
+        // One that panicked made none.
+        expected.and_then(|made| made.join().ok().flatten())
     }
 
-    pub(crate) fn keep_network(&self, mode: crate::network::Mode, namespace: Namespace) {
+    /// Has a network made by a thread, once for each mode.
+    pub(crate) fn expect_network(&self, mode: Mode, make: fn(&Mode) -> Option<Namespace>) {
+        let mut expected = lock(&self.expected);
+        if !expected.iter().any(|(known, _)| *known == mode) {
+            let wanted = mode.clone();
+            let made = std::thread::Builder::new().name("networks".into()).spawn(move || make(&wanted)).ok();
+            expected.push((mode, made));
+        }
+    }
+
+    pub(crate) fn keep_network(&self, mode: Mode, namespace: Namespace) {
         lock(&self.networks).push((mode, namespace));
     }
 

@@ -32,6 +32,7 @@ pub(crate) fn run(operation: &ExecOperation, bench: &Bench<'_>) -> Result<Made, 
         Found::Made(made) => return Ok(made),
         Found::Nothing(keys) => keys,
     };
+    bench.workshop.executor.expect(operation.network);
     let empty = Layers::default();
     let snapshot = base.unwrap_or(&empty).snapshot(store, &bench.workshop.cancel)?;
     let tree = snapshot.tree()?;

@@ -356,17 +356,32 @@ pub fn prepare(mode: Mode) -> Result<Network, NetworkError> {
 /// Makes a network ready for one container of several that run on behalf of the same build: a namespace that an ended one
 /// left in the pool, or a new one that goes there when the container has ended.
 pub fn prepare_in(mode: Mode, pool: &Arc<Pool>) -> Result<Network, NetworkError> {
-    let place = match &mode {
-        Mode::Host => return Ok(Network::host()),
-        Mode::None => None,
-        Mode::Bridge(state) => Some(state),
+    let namespace = match pool.network(&mode) {
+        Some(namespace) => Some(namespace),
+        None => namespace_for(&mode)?,
     };
-    let namespace = match (pool.network(&mode), place) {
-        (Some(namespace), _) => namespace,
-        (None, None) => Namespace::new(Vec::new(), false)?,
-        (None, Some(state)) => at_bridges(|| Namespace::new(vec![on_default(state, &Wishes::default())?], false))?,
-    };
-    Ok(Network::of(Kind::Ready { namespace, pool: Some((pool.clone(), mode)) }))
+    Ok(match namespace {
+        Some(namespace) => Network::of(Kind::Ready { namespace, pool: Some((pool.clone(), mode)) }),
+        None => Network::host(),
+    })
+}
+
+/// Begins to do so for the first of them, beside whatever the caller has still to do.
+pub fn expect(mode: Mode, pool: &Pool) {
+    if mode != Mode::Host {
+        // Why it cannot be made is told to who needs it, and tries again.
+        pool.expect_network(mode, |mode| namespace_for(mode).ok().flatten());
+    }
+}
+
+fn namespace_for(mode: &Mode) -> Result<Option<Namespace>, NetworkError> {
+    match mode {
+        Mode::Host => Ok(None),
+        Mode::None => Namespace::new(Vec::new(), false).map(Some),
+        Mode::Bridge(state) => {
+            at_bridges(|| Namespace::new(vec![on_default(state, &Wishes::default())?], false)).map(Some)
+        }
+    }
 }
 
 /// Makes a container's places on networks ready.
