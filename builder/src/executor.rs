@@ -15,7 +15,8 @@ use crate::events::StepId;
 ///   `step.output`.
 /// - What the process wrote is in `step.rootfs.upper` afterwards, as overlayfs writes it. After a process that failed the
 ///   builder does not look at it any more: whoever executes may take it.
-/// - Nothing stays mounted, whether it ends well, fails, or is cancelled.
+/// - Nothing stays mounted, whether it ends well, fails, or is cancelled. After a process that ended well it may take until
+///   the next one begins, in a mount namespace that nobody else is in.
 /// - When `step.cancel` is cancelled the process is killed and `execute` returns
 ///   [`ExecuteError::Cancelled`] within a second.
 /// - Files and folders that it has to create in the root file system to mount on are gone again if they are empty still,

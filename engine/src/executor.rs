@@ -63,6 +63,10 @@ impl Executor for ContainerExecutor {
             return Err(ExecuteError::Cancelled);
         }
         let result = self.run(step);
+        if !matches!(result, Ok(ExitStatus { code: 0, .. })) {
+            // Whoever looks at what it left may mount that.
+            self.pool.await_unmounted();
+        }
         if step.cancel.is_cancelled() {
             return Err(ExecuteError::Cancelled);
         }

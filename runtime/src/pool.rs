@@ -101,7 +101,7 @@ impl Pool {
     }
 
     /// Waits until nothing is mounted any more that was to be unmounted.
-    pub(crate) fn await_unmounted(&self) {
+    pub fn await_unmounted(&self) {
         let Some(open) = lock(&self.unmounting).as_ref().map(|unmounting| unmounting.open.clone()) else { return };
         let mut left = lock(&open.0);
         while *left > 0 {
