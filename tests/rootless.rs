@@ -24,6 +24,8 @@ pub struct User {
     programs: String,
     /// The network that they are in, beside the machine's own.
     network: Option<OtherNetwork>,
+    /// Whether a cgroup of the second version is theirs, which is all that they see.
+    has_cgroup: bool,
 }
 
 impl User {
@@ -46,8 +48,16 @@ impl User {
         let number =
             |flag: &str| run(Command::new("id").args([flag, &name])).success().trim().parse().expect("a number");
         let (uid, gid) = (number("-u"), number("-g"));
-        let user =
-            Self { name, uid, gid, folder, tun: 0o666, programs: "/usr/local/bin:/usr/bin:/bin".into(), network: None };
+        let user = Self {
+            name,
+            uid,
+            gid,
+            folder,
+            tun: 0o666,
+            programs: "/usr/local/bin:/usr/bin:/bin".into(),
+            network: None,
+            has_cgroup: false,
+        };
         for (program, to) in [(Path::new(SLIPWAY), "slipway"), (busybox_tar(), "busybox.tar")] {
             std::fs::copy(program, user.path(to)).expect("copy");
         }
@@ -76,7 +86,12 @@ impl User {
     ///
     /// The machine's device for networks may be root's alone, so it is covered by one with the mode that the test wants.
     pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
-        let script = "tun=$1 mode=$2 uid=$3 gid=$4 programs=$5 network=$6; shift 6
+        let script = "tun=$1 mode=$2 uid=$3 gid=$4 programs=$5 network=$6 cgroup=$7; shift 7
+            if [ -n \"$cgroup\" ]; then
+                umount --recursive /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup
+                mkdir -p /sys/fs/cgroup/$cgroup/commands; chown -R $uid:$gid /sys/fs/cgroup/$cgroup
+                echo $$ >/sys/fs/cgroup/$cgroup/commands/cgroup.procs
+            fi
             if [ -e /dev/net/tun ]; then
                 [ -e $tun ] || mknod $tun c 10 200; chmod $mode $tun; mount --bind $tun /dev/net/tun
             fi
@@ -87,6 +102,7 @@ impl User {
         command.args(["--mount", "--propagation=private", "sh", "-ec", script, "sh", path(&self.path("tun"))]);
         command.args([&format!("{:o}", self.tun), &self.uid.to_string(), &self.gid.to_string(), &self.programs]);
         command.arg(self.network.as_ref().map_or(String::new(), OtherNetwork::path));
+        command.arg(if self.has_cgroup { &self.name } else { "" });
         command.arg(self.path("slipway")).args(arguments).stdin(Stdio::null());
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.path("home"));
         command.current_dir(self.path("home"));
@@ -127,6 +143,19 @@ impl Drop for User {
             std::thread::sleep(Duration::from_millis(50));
         }
         let _ = std::fs::remove_dir_all(self.world());
+        if self.has_cgroup {
+            let script = "umount --recursive /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup
+                cd /sys/fs/cgroup; rmdir $1/commands $1";
+            run(Command::new("unshare").args([
+                "--mount",
+                "--propagation=private",
+                "sh",
+                "-ec",
+                script,
+                "sh",
+                &self.name,
+            ]));
+        }
         for _ in 0..50 {
             let removed = run(Command::new("userdel").args(["--force", &self.name]));
             if removed.code() == 0 {
@@ -410,6 +439,38 @@ fn a_plain_user_is_told_what_networks_need() {
     let refused = user.slipway(["build", "-t", "app", &context]).failure(1);
     assert!(refused.contains("`--network=host`") && refused.contains("/dev/net/tun"), "{refused}");
     user.slipway(["build", "--network=none", "-t", "app", &context]).success();
+}
+
+#[test]
+fn a_plain_user_who_has_a_cgroup_pauses_containers_in_it() {
+    let Some(mut user) = User::with_busybox(true) else { return };
+    let script = "cat /proc/self/cgroup; while true; do echo x; sleep 0.01; done";
+    let start = |user: &User, name: &str| {
+        let ran = user.slipway(["run", "-d", name, "--network=none", "busybox", "sh", "-c", script]);
+        assert_eq!(ran.stderr(), "", "nothing is lacking");
+        ran.success();
+    };
+    start(&user, "--name=without");
+    let refused = user.slipway(["pause", "without"]).failure(1);
+    assert!(refused.contains("the container has no cgroup with a freezer"), "{refused}");
+    user.slipway(["rm", "-f", "without"]).success();
+    eventually(20, "the world ends", || !user.world().join("keeper").exists());
+
+    user.has_cgroup = true;
+    start(&user, "--name=one");
+    let printed = || user.slipway(["logs", "one"]).success();
+    eventually(20, "it prints", || printed().contains('x'));
+    assert!(printed().contains("0::/\n"), "its own cgroup is the top: {}", printed());
+    user.slipway(["pause", "one"]).success();
+    let before = printed();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(printed(), before, "nobody is awake");
+    assert!(user.slipway(["top", "one"]).success().contains("while true"));
+    user.slipway(["unpause", "one"]).success();
+    eventually(20, "it goes on", || printed() != before);
+    user.slipway(["pause", "one"]).success();
+    user.slipway(["kill", "one"]).success();
+    assert_eq!(user.slipway(["wait", "one"]).success(), "137\n");
 }
 
 #[test]
