@@ -94,7 +94,7 @@ struct Forwarded {
 const MOST_FORWARDED: usize = 128;
 const MOST_ASKING: usize = 64;
 const MOST_RELAYED: usize = 256;
-const MOST_CONVERSATIONS: usize = 256;
+const MOST_CONVERSATIONS: usize = 128;
 /// So many packets are moved before it is another's turn.
 const MOST_PACKETS: usize = 32;
 /// How many ticks a conversation by packets stays without any.
@@ -328,9 +328,17 @@ impl Service {
         let mut bytes = vec![0; LONGEST];
         for _ in 0..MOST_PACKETS {
             let Ok((length, client)) = from.recv_from(&mut bytes) else { return };
-            let known = conversations.get(&client).copied();
-            let Some(number) = known.or_else(|| self.converse(port, target, client).ok()) else { continue };
-            conversations.insert(client, number);
+            let known = conversations.get(&client).copied().filter(|number| self.sources.contains_key(number));
+            let number = match known {
+                Some(number) => number,
+                None => {
+                    let Ok(number) = self.converse(port, target, client) else { continue };
+                    // Those that have ended are not to be known for ever.
+                    conversations.retain(|_, number| self.sources.contains_key(number));
+                    conversations.insert(client, number);
+                    number
+                }
+            };
             if let Some(Source::Packets { socket, ticks, .. }) = self.sources.get_mut(&number) {
                 *ticks = 0;
                 // Packets may get lost, and who does not listen yet gets none.
@@ -341,8 +349,16 @@ impl Service {
 
     /// Begins a conversation; gives its number.
     fn converse(&mut self, port: u64, target: SocketAddr, client: SocketAddr) -> io::Result<u64> {
-        if self.count(|source| matches!(source, Source::Packets { .. })) >= MOST_CONVERSATIONS {
-            return Err(io::ErrorKind::QuotaExceeded.into());
+        let silences = self.sources.iter().filter_map(|(number, source)| match source {
+            Source::Packets { ticks, .. } => Some((*ticks, *number)),
+            _ => None,
+        });
+        let silences: Vec<_> = silences.collect();
+        if silences.len() >= MOST_CONVERSATIONS
+            && let Some((_, number)) = silences.iter().max()
+        {
+            // Anybody can pretend to be many: it ends the one that was silent for longest, and the newest of those.
+            self.sources.remove(number);
         }
         // A socket belongs to the namespace in which it was made.
         let open = || socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
@@ -478,14 +494,8 @@ impl Service {
         }
         for number in late {
             self.sources.remove(&(number + 1));
-            match self.sources.remove(&number) {
-                Some(Source::Forwarded(forwarded)) => self.ask_next(forwarded),
-                Some(Source::Packets { port, client, .. }) => {
-                    if let Some(Source::PacketPort { conversations, .. }) = self.sources.get_mut(&port) {
-                        conversations.remove(&client);
-                    }
-                }
-                _ => {}
+            if let Some(Source::Forwarded(forwarded)) = self.sources.remove(&number) {
+                self.ask_next(forwarded);
             }
         }
         for number in std::mem::take(&mut self.resting) {
@@ -726,7 +736,17 @@ mod tests {
         assert_eq!(conversations(&service), 0);
         clients[0].send_to(b"again", address).unwrap();
         service.turn().unwrap();
-        assert_eq!(server.recv(&mut bytes).unwrap(), 5);
+        let (_, first) = server.recv_from(&mut bytes).unwrap();
+        // Many who come at once take nobody's place who was there before.
+        for _ in 0..MOST_CONVERSATIONS + 9 {
+            UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"many", address).unwrap();
+            service.turn().unwrap();
+            assert_eq!(server.recv(&mut bytes).unwrap(), 4);
+        }
+        assert_eq!(conversations(&service), MOST_CONVERSATIONS);
+        clients[0].send_to(b"again", address).unwrap();
+        service.turn().unwrap();
+        assert_eq!(server.recv_from(&mut bytes).unwrap().1, first);
     }
 
     #[test]
