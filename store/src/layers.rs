@@ -126,7 +126,8 @@ impl Layers {
         let broken = |error| LayerError::Decompress { blob: source.clone(), source: error };
         let (_, plain) = layer::compress::decoder(self.blobs.stream(source)?.0).map_err(broken)?;
         let mut plain = HashingReader::with_algorithm(plain, diff_id.0.algorithm());
-        let sink = self.blobs.begin()?;
+        // What is compressed is about to leave.
+        let sink = self.blobs.begin()?.read_soon();
         let home = self.home.layout().home();
         let written = |error| FileError::of_write(home, error);
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -49,6 +49,8 @@ pub struct BlobWriter {
     buffer: Buffer,
     /// Bytes in the file, or on their way to it.
     written: u64,
+    /// Whether the bytes are read again soon, and stay in the page cache.
+    read_soon: bool,
     /// Whether a write failed: then the file is not what was hashed.
     broken: bool,
     /// Whether the file has its name no more.
@@ -99,6 +101,7 @@ impl BlobWriter {
             let (hasher, size) = hash_file(&file, digest.algorithm()).during("read", &path)?;
             let mut writer = Self::new(home, file, path, hasher, digest.algorithm(), size);
             writer.partial = Some(digest.clone());
+            writer.read_soon = true;
             return Ok(Some(writer));
         }
     }
@@ -113,6 +116,7 @@ impl BlobWriter {
             stage: Stage::Here(Box::new(MarkingHasher::plain(hasher)), Sink::at(written)),
             buffer: Buffer::default(),
             written,
+            read_soon: false,
             broken: false,
             placed: false,
             _unfinished: home.begin(),
@@ -127,6 +131,13 @@ impl BlobWriter {
         if let (Stage::Here(hasher, _), true) = (&mut self.stage, is_empty) {
             hasher.mark();
         }
+        self
+    }
+
+    /// Leaves the bytes in the page cache, for somebody who reads them soon.
+    #[must_use]
+    pub fn read_soon(mut self) -> Self {
+        self.read_soon = true;
         self
     }
 
@@ -282,8 +293,7 @@ impl BlobWriter {
     fn start_threads(&mut self) {
         let Stage::Here(hasher, sink) = &self.stage else { return };
         let Ok(file) = self.file.try_clone() else { return };
-        // What is downloaded is read again soon: it stays in the page cache.
-        let around_cache = self.partial.is_none();
+        let around_cache = !self.read_soon;
         let (mut hasher, mut sink) = (hasher.clone(), sink.clone());
         let (full, take) = sync_channel::<Buffer>(2);
         let (pass, hash) = sync_channel::<Buffer>(2);
