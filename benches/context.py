@@ -2,14 +2,16 @@
 """What a file of the context costs, beside Debian's docker (BuildKit) and buildah: time, memory, and the bytes of an export.
 
 BuildKit inside docker 20.10 compresses no layers itself; its gzip is measured where it does, in `docker push` to a registry
-on this machine, and ours the same way.
+on this machine, and ours and buildah's the same way. For zstd there is buildah alone.
 
 usage: benches/context.py SLIPWAY [--rounds N] [-k WORD] [--json FILE] [--plots FOLDER]      (root)"""
+import json
 import os
 import pathlib
 import random
 import shutil
 import sys
+import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import harness
@@ -46,24 +48,38 @@ def overwrite(path):
     return before
 
 
-def exports(arena, rounds):
-    """Pushes 256 MiB that no side has seen; -> a row."""
+def exports(arena, rounds, kind):
+    """Pushes 256 MiB that no side has seen, compressed as each does by itself; -> a row.
+
+    Their gzip is of level 6 and ours is made for speed, so the bytes are printed, too; zstd is of level 3 everywhere."""
     port = peers.free_port()
     (arena.folder / "registry.yml").write_text(
         f'version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {arena.folder}/registry}}}}\nhttp: {{addr: "127.0.0.1:{port}"}}\n')
-    arena.stack.enter_context(peers.service(["docker-registry", "serve", str(arena.folder / "registry.yml")], arena.folder / "registry.log"))
-    peers.wait_for(lambda: peers.listens(port), "docker-registry")
+    title = f"{kind} and push of 256 MiB"
     path = arena.context("push", "FROM scratch\nCOPY payload /payload\n")
-    sides = [harness.Side("ours"), harness.Side("docker")]
-    for round_ in range(rounds):
-        peers.payload(path / "payload", 256 * MIB, 100 + round_)
-        for side, tool, env in zip(sides, (arena.slipway, peers.CLIENT), (arena.home, arena.docker)):
-            reference = f"127.0.0.1:{port}/{side.name}:{round_}"
-            harness.run([tool, "build", "-t", reference, str(path)], env)
-            seconds, peak = harness.run([tool, "push", reference], env)
-            side.times.append(seconds)
-            side.peak = max(side.peak, peak)
-    return "gzip and push of 256 MiB", 1 / 10, sides
+    sides = {"ours": ([arena.slipway, "build", "-t"], [arena.slipway, "push", "--compression", kind], arena.home)}
+    if kind == "gzip":
+        sides["docker"] = [peers.CLIENT, "build", "-t"], [peers.CLIENT, "push"], arena.docker
+    if arena.buildah:
+        send = [*arena.buildah, "push", "--tls-verify=false", "--compression-format", kind]
+        sides["buildah"] = [*arena.buildah, "build", "-t"], send, {}
+    results = [harness.Side(name) for name in sides]
+    with peers.service(["docker-registry", "serve", str(arena.folder / "registry.yml")], arena.folder / "registry.log"):
+        peers.wait_for(lambda: peers.listens(port), "docker-registry")
+        for round_ in range(rounds):
+            peers.payload(path / "payload", 256 * MIB, 100 + round_)
+            for side, (build, send, env) in zip(results, sides.values()):
+                reference = f"127.0.0.1:{port}/{side.name}:{kind}{round_}"
+                harness.run([*build, reference, str(path)], env)
+                seconds, peak = harness.run([*send, reference], env)
+                side.times.append(seconds)
+                side.peak = max(side.peak, peak)
+        for side in results:
+            accept = {"Accept": "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"}
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/v2/{side.name}/manifests/{kind}0", headers=accept)
+            layers = json.load(urllib.request.urlopen(request))["layers"]
+            print(f"{title}: {side.name} sent {sum(layer['size'] for layer in layers):,} bytes", file=sys.stderr)
+    return title, 1 / 10, results
 
 
 def main():
@@ -91,8 +107,9 @@ def main():
             peers.payload(path / "payload", 512 * MIB, 0)
             rows.append(harness.compare(title, 1 / 5, *arena.build("big", path, "--no-cache"), options.rounds, overwrite(path / "payload")))
             (path / "payload").unlink()
-        if wanted("gzip and push of 256 MiB"):
-            rows.append(exports(arena, options.rounds))
+        for kind in ("gzip", "zstd"):
+            if wanted(f"{kind} and push of 256 MiB") and (kind == "gzip" or arena.buildah):
+                rows.append(exports(arena, options.rounds, kind))
 
         titles = ["files, cold", "files, unchanged", "files, one changed"]
         if any(wanted(title) for title in titles):
