@@ -126,7 +126,6 @@ pub(crate) fn run(args: Args, session: &Session) -> anyhow::Result<ExitCode> {
             });
         }
         options.storage.probe().await.map_err(unfit)?;
-        options.storage.note_immutable().await?;
         serve(options, listening, stop).await.map_err(anyhow::Error::from)
     });
     served.map_err(|error| match error.downcast_ref() {

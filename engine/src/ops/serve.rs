@@ -11,13 +11,16 @@ use registry::server::{ServeError, ServeOptions, Server};
 ///
 /// # Errors
 ///
-/// When the address cannot be listened on, or the certificate cannot be used.
+/// When the address cannot be listened on, the certificate cannot be used, or the storage does not answer.
 pub async fn serve(
     options: ServeOptions,
     listening: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let storage = options.storage.clone();
     let server = Server::bind(options).await?;
+    // Not before: who cannot serve changes nothing.
+    storage.note_immutable().await?;
     listening(server.local_addr());
     server.run(shutdown).await;
     Ok(())

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use super::pulse::{Answer, Pulse};
 use super::tls::{Tls, TlsError};
 use super::{App, Memory, ServeEvent, ServeOptions, answer, chain, upkeep};
+use crate::storage::StorageError;
 
 /// How much of a request's body is read from a socket at once, if there are few connections: with the usual 400 KiB,
 /// uploads are a third slower.
@@ -50,6 +51,8 @@ pub enum ServeError {
     Listen { addr: SocketAddr, source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("cannot write down which tags are immutable")]
+    Note(#[from] StorageError),
 }
 
 /// A registry that listens.

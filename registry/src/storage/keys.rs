@@ -14,7 +14,7 @@
 //! ├── c/REPO                           CATALOG record: REPO has manifests
 //! ├── u/ID                             UPLOAD record: how far it came
 //! └── g/
-//!     ├── immutable                    which tags are immutable, says the server that was started last
+//!     ├── immutable                    which tags are immutable, said the last server that said so
 //!     ├── key                          the secret that signs the locations of uploads
 //!     ├── b/ALG-HEX                    empty: the blob turned out to be bad
 //!     ├── d/KEY                        empty: the record under the key turned out to be damaged

@@ -130,9 +130,13 @@ impl Storage {
         Ok(self.objects().tag_changes()?)
     }
 
-    /// Writes down which tags are immutable, for those who change tags without being told.
+    /// Writes down which tags are immutable, for those who change tags without being told. Who says nothing of that leaves
+    /// what was said; a pattern that fits no tag takes it back.
     pub async fn note_immutable(&self) -> Result<(), StorageError> {
         let (key, patterns) = (keys::immutable(), &self.options().immutable);
+        if patterns.is_empty() {
+            return Ok(());
+        }
         let damaged = |source| StorageError::DamagedRecord { key: key.as_str().to_owned(), source };
         let bytes = serde_json::to_vec(&patterns.0).map_err(damaged)?;
         if self.intact(&key).await?.is_none_or(|noted| *noted != *bytes) {
