@@ -139,7 +139,7 @@ impl Storage {
                 let text = String::from_utf8_lossy(&bytes);
                 let mut done = !round.options.dry_run;
                 for digest in text.lines().filter_map(|line| line.parse::<Digest>().ok()) {
-                    done &= self.look_at(round, &digest).await? != Outcome::Young;
+                    done &= self.look_at(round, &digest, false).await? != Outcome::Young;
                 }
                 if done {
                     self.objects().delete(&entry.key).await?;
@@ -152,13 +152,14 @@ impl Storage {
         }
     }
 
-    async fn look_at(&self, round: &mut Round, digest: &Digest) -> Result<Outcome, StorageError> {
+    async fn look_at(&self, round: &mut Round, digest: &Digest, all: bool) -> Result<Outcome, StorageError> {
         let outcome = if round.options.dry_run {
             self.would_collect(digest, round.now).await?
         } else {
-            self.collect_blob(digest, round.now).await?
+            self.collect_blob(digest, round.now, all).await?
         };
-        if round.seen.insert(digest.clone()) {
+        // One that is kept was not looked at to the end without `all`.
+        if (all || outcome != Outcome::Kept) && round.seen.insert(digest.clone()) {
             match outcome {
                 Outcome::Kept => {}
                 Outcome::Young => round.collected.young += 1,
@@ -182,16 +183,23 @@ impl Storage {
         age.is_negative() || age.unsigned_abs() < self.options().grace
     }
 
-    /// Throws a blob away if nothing relies on it.
-    pub(super) async fn collect_blob(&self, digest: &Digest, now: Timestamp) -> Result<Outcome, StorageError> {
+    /// Throws a blob away if nothing relies on it. With `all`, it also goes from each repository in which nothing does,
+    /// which costs reads for each that has it.
+    pub(super) async fn collect_blob(
+        &self,
+        digest: &Digest,
+        now: Timestamp,
+        all: bool,
+    ) -> Result<Outcome, StorageError> {
         let mut by_repository = BTreeMap::<_, Vec<_>>::new();
         for (edge, modified) in self.edges(digest).await? {
             by_repository.entry(edge.repository.clone()).or_default().push((edge, modified));
         }
         let (mut young, mut kept) = (false, false);
-        // All of them, also when one keeps it: another may have lost its last manifest that names it.
         for edges in by_repository.into_values() {
             match self.let_go_of_all(edges, now).await? {
+                Outcome::Kept if !all => return Ok(Outcome::Kept),
+                // Another may have lost its last manifest that names it.
                 Outcome::Kept => kept = true,
                 Outcome::Young => young = true,
                 Outcome::Gone(_) => {}
@@ -435,7 +443,7 @@ impl Storage {
                 let Some(digest) = keys::parse_blob(&entry.key) else { continue };
                 let gone = entry.size == TOMBSTONE;
                 if !gone && !self.is_young(entry.modified, round.now) && !round.seen.contains(&digest) {
-                    self.look_at(round, &digest).await?;
+                    self.look_at(round, &digest, true).await?;
                 }
                 // Also what looks like a tombstone: a record may have been cut to its length.
                 let slot = self.slot::<BlobRecord>(&entry.key).await?;

@@ -218,7 +218,7 @@ impl World {
                 Act::Delete => here.delete_manifest(&manifest(0).2, None).await.is_ok(),
                 Act::Collect => {
                     let now = storage.objects().now().await.expect("told");
-                    storage.collect_blob(&digest, now).await.is_ok()
+                    storage.collect_blob(&digest, now, true).await.is_ok()
                 }
             };
             if ok {
