@@ -378,13 +378,15 @@ impl Shared {
         };
         let deleted = pending.iter().filter(|(_, entry)| entry.is_none()).count();
         let wanted = limit.saturating_add(1).saturating_add(deleted);
-        let filed = self.files.list(prefix, after, wanted)?;
+        let mut filed = self.files.list(prefix, after, wanted)?;
         // Beyond the last that was listed, here or there, there may be others, so nothing is known.
         let filed_end = (filed.len() == wanted).then(|| filed.last().map(|entry| entry.key.clone())).flatten();
         let end = match (filed_end, pending_end) {
             (Some(filed), Some(pending)) => Some(filed.min(pending)),
             (filed, pending) => filed.or(pending),
         };
+        // Nearly always it is: only a part that is longer than a name may be comes from a folder of another name.
+        filed.sort_by(|a, b| a.key.cmp(&b.key));
         let mut entries = Vec::with_capacity(filed.len() + pending.len());
         let mut filed = filed.into_iter().peekable();
         for (key, now) in pending {
