@@ -217,8 +217,10 @@ def collecting(bench, folder, slipway):
         for _ in range(3):
             measure(free)
         collector = subprocess.Popen([slipway, "registry", "gc", "--grace", "0", "--storage", storage], stdout=subprocess.DEVNULL)
-        while collector.poll() is None and len(beside["get"]) < 12:
+        while not beside["get"] or (collector.poll() is None and len(beside["get"]) < 12):
             measure(beside)
+        if collector.poll():
+            sys.exit(f"the collection failed: {collector.poll()}")
         print(f"collected for {4 * len(beside['get'])} s, {'and is done' if collector.poll() is not None else 'not to the end'}")
         collector.kill()
         collector.wait()
