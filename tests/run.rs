@@ -235,3 +235,16 @@ fn a_container_has_the_domain_the_hardware_address_and_the_soft_limits_that_were
     let ran = env.slipway(["run", "--rm"].into_iter().chain(flags).chain(program));
     assert_eq!(ran.success(), "example.org\n02:42:ac:11:77:02\n33554432\n0\n");
 }
+
+#[test]
+fn how_soon_memory_is_taken_from_a_container_is_its_own_matter() {
+    let Some(env) = TestEnv::for_containers() else { return };
+    env.start("first", &["--oom-score-adj=700"], "sleep 1000");
+    let pid = env.look("first", "{{.State.Pid}}");
+    let badness = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("read");
+    assert_eq!(badness(&pid), "700\n");
+    assert_eq!(env.slipway(["exec", "first", "cat", "/proc/self/oom_score_adj"]).success(), "700\n");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("read");
+    let supervisor = status.lines().find_map(|line| line.strip_prefix("PPid:\t")).expect("a parent");
+    assert_eq!(badness(supervisor), badness("self"));
+}

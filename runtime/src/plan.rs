@@ -155,8 +155,10 @@ impl Plan {
         let memory = resources.and_then(|resources| resources.memory().as_ref());
         let limited = memory.is_some_and(|memory| memory.limit().is_some_and(|limit| limit >= 0));
         let asks = hooks.is_some() || entry.waits_for_ids() || entry.stage;
+        let alone = limited || asks || process.oom_score_adj().is_some();
         Ok(Plan {
-            shares_memory: stack::POSSIBLE && clone_flags & libc::CLONE_NEWPID as u64 != 0 && !limited && !asks,
+            // The kernel sets the badness of all who share their memory.
+            shares_memory: stack::POSSIBLE && clone_flags & libc::CLONE_NEWPID as u64 != 0 && !alone,
             root: Some(plan_root(rootfs)?),
             propagation: plan_propagation(spec, rootfs)?,
             no_pivot: options.no_pivot,
@@ -203,7 +205,13 @@ impl Plan {
         Ok(Plan {
             // Only the process in between, which nobody in the container sees. Should the container reach its limit of
             // memory in that moment, the kernel kills all who share it: not who lives for more than this program.
-            shares_memory: stack::POSSIBLE && entry.stage && !options.other_user && !options.die_with_parent,
+            // Nobody who shares his memory may go to other clocks, and the kernel sets the badness of all who share theirs.
+            shares_memory: stack::POSSIBLE
+                && entry.stage
+                && !options.other_user
+                && !options.die_with_parent
+                && !entry.joins_clocks()
+                && process.oom_score_adj().is_none(),
             process: plan_process(process, options, warnings)?,
             entry,
             clone_flags: 0,

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use store::Layout;
 
 use crate::client::{IN_WORLD, short_address};
-use crate::config::RestartPolicy;
+use crate::config::{HostConfig, RestartPolicy};
 use crate::containers::{Container, ContainerError, Containers, Gone, forget_processes, read_json, write_json};
 use crate::frames::{self, AttachRequest, Exited, Report};
 use crate::log::{Log, LogOptions};
@@ -541,6 +541,10 @@ impl Watch {
         });
         self.container.emit("die", at, &[("exitCode", &code.to_string())]);
         let exited = Exited { code, oom_killed, error: String::new() };
+        // Whoever waits for its end need not wait until everything is unmounted, but what the next command may want to use:
+        // folders of the host, whose file systems stay in use till then, and writes, which unmounting brings to the disk.
+        let HostConfig { auto_remove, .. } = self.container.record.host_config;
+        let later = (auto_remove && self.container.record.mounts.is_empty()).then_some(container);
         match state {
             Ok(State { status: Status::Restarting, .. }) => {
                 self.delay = if since.elapsed() > RAN_WELL { DELAYS.0 } else { self.delay };
@@ -553,8 +557,7 @@ impl Watch {
                 self.part(&exited);
             }
         }
-        // Whoever waits for its end need not wait until everything is unmounted.
-        drop(container);
+        drop(later);
     }
 
     fn restart(&mut self) {

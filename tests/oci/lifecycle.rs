@@ -287,6 +287,12 @@ fn clocks_of_a_time_namespace_are_set() {
     let lines: Vec<_> = text.lines().collect();
     assert!(lines[0].parse::<u64>().unwrap() >= 100_000_000, "{text}");
     assert_eq!(lines[1].trim(), "monotonic 1234 0");
+    // One more program in it sees the same clocks.
+    config["process"]["args"] = json!(["sleep", "1000"]);
+    bundle.write(&config);
+    bundle.ours(&["run", "--detach", &bundle.id]);
+    let uptime = bundle.ours(&["exec", &bundle.id, "cut", "-d.", "-f1", "/proc/uptime"]);
+    assert!(uptime.trim().parse::<u64>().unwrap() >= 100_000_000, "{uptime}");
 }
 
 #[test]

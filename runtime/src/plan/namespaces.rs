@@ -39,6 +39,11 @@ impl Entry {
         self.new_user.is_some() || self.joins.iter().any(|join| join.kinds & libc::CLONE_NEWUSER != 0)
     }
 
+    /// Whether it goes to a time namespace that is there.
+    pub(crate) fn joins_clocks(&self) -> bool {
+        self.joins.iter().any(|join| join.kinds & CLONE_NEWTIME != 0)
+    }
+
     /// Whether the program is in another namespace of a kind than this process: a new one, or one that it joins.
     pub(crate) fn has(&self, kind: i32, made: u64) -> bool {
         made & kind as u32 as u64 != 0 || self.joins.iter().any(|join| join.kinds & kind != 0)
