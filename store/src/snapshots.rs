@@ -417,8 +417,9 @@ impl Active {
         &self.parent
     }
 
-    /// Makes a committed snapshot of it: the parent with one more layer. The overlay must not be mounted any
-    /// more, and the layer's tar must be in the store, so that the snapshot can be made again from it.
+    /// Makes a committed snapshot of it: the parent with one more layer. No process may be left in the overlay, which may
+    /// still be unmounted meanwhile: nothing writes to its folders then. The layer's tar must be in the store, so that the
+    /// snapshot can be made again from it.
     ///
     /// A layer that is `hollow` has nothing in its tar: what its folder holds is the same as below.
     pub fn commit(mut self, diff_id: &DiffId, hollow: bool) -> Result<Snapshot, SnapshotError> {

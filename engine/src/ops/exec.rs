@@ -195,7 +195,8 @@ fn feed(mut source: impl io::Read, mut sink: impl io::Write, detach_keys: &[u8])
     }
 }
 
-/// Passes on what comes on each stream until it ends: one thread waits for all, as making one takes longer than `true`.
+/// Passes on what comes on each stream until it ends: one thread waits for all, as making one takes longer than `true`. Who
+/// does not read one of them keeps the other waiting, as with docker's client.
 fn show(mut streams: [(Option<File>, Box<dyn io::Write + Send>); 2]) {
     let mut buffer = vec![0; 64 << 10];
     loop {
