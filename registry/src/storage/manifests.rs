@@ -322,11 +322,13 @@ impl Repository {
             if !gone && buried.is_none() {
                 continue;
             }
-            if let (Some((buried, _)), Some(held)) = (&buried, &held)
+            if let (Some((buried, _)), Some(held)) = (buried, &held)
                 && let Err(error) = self.check_untagged(digest).await
             {
-                // An immutable tag came after the first look. When this fails, whoever tagged it has put it back.
-                self.storage.replace(&key, &held.record, &[], Condition::Is(buried.clone())).await?;
+                // An immutable tag came after the first look.
+                if self.storage.replace(&key, &held.record, &[], Condition::Is(buried)).await?.is_none() {
+                    self.restore_manifest(digest, &held.record).await?;
+                }
                 return Err(error);
             }
             if let Some(held) = held {
@@ -341,6 +343,69 @@ impl Repository {
             return Ok(!gone);
         }
         Err(StorageError::Contended { key: key.as_str().to_owned() }.into())
+    }
+
+    /// Puts a manifest back whose place others have changed since it was buried. When a new incarnation is there, that gets
+    /// its tags.
+    async fn restore_manifest(&self, digest: &Digest, record: &ManifestRecord) -> Result<(), PutManifestError> {
+        let key = keys::manifest(&self.name, digest);
+        let edges = self.manifest_edges(digest, record.incarnation, &record.references);
+        for _ in 0..TRIES {
+            let slot = self.storage.slot::<ManifestRecord>(&key).await?;
+            let condition = slot.condition();
+            if let Slot::Here(now) = slot {
+                if now.record.incarnation == record.incarnation {
+                    return Ok(());
+                }
+                self.move_tags(digest, record, &now.record).await?;
+                // Deleted meanwhile? Then whoever did that may have come too early to see these tags.
+                if self.manifest(digest).await?.is_some_and(|it| it.incarnation == now.record.incarnation) {
+                    self.forget_manifest(digest, record, None).await?;
+                    return Ok(self.storage.sync().await?);
+                }
+                continue;
+            }
+            // A collector may have found the edges to be nobody's.
+            let rely = async || {
+                for reference in &record.references {
+                    self.relies_on(reference).await?;
+                }
+                self.storage.rely_on(digest, &Arrival::Known).await
+            };
+            self.storage.with_edges(&edges, rely).await?;
+            if self.storage.replace(&key, record, &[], condition).await?.is_some() {
+                self.enter_catalog().await?;
+                return Ok(self.storage.sync().await?);
+            }
+        }
+        Err(StorageError::Contended { key: key.as_str().to_owned() }.into())
+    }
+
+    /// Has the tags that name one incarnation of a manifest name another.
+    async fn move_tags(
+        &self,
+        digest: &Digest,
+        from: &ManifestRecord,
+        to: &ManifestRecord,
+    ) -> Result<(), PutManifestError> {
+        let named = Named { digest, incarnation: to.incarnation, media_type: &to.media_type, size: to.size };
+        let same = |now: Option<&Digest>| now == Some(digest);
+        let hints = keys::named_ever(&self.name, digest);
+        let mut pages = pin!(self.storage.pages(hints.clone(), None));
+        while let Some(page) = pages.try_next().await? {
+            for (_, tag) in page.iter().filter_map(|entry| keys::parse_named(&hints, &entry.key)) {
+                let Some(record) = self.tag(&tag).await? else { continue };
+                if record.digest != *digest || record.incarnation != from.incarnation {
+                    continue;
+                }
+                match self.set_tag(&tag, named, Some(TagTest(&same)), record.by.as_deref()).await {
+                    // Somebody else set it.
+                    Err(PutManifestError::TagMoved { .. }) => {}
+                    moved => moved?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes what belonged to a manifest that is gone: tags, what made it a referrer, edges, and the repository's

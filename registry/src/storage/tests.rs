@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -158,16 +159,16 @@ fn what_nobody_relies_on_has_its_grace() {
     });
 }
 
-/// Does something once, when a call comes that it waits for.
+/// Does one thing each time that a call comes that it waits for.
 struct Meanwhile {
     call: (&'static str, &'static str),
-    act: std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    acts: std::sync::Mutex<VecDeque<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Gate for Meanwhile {
     fn pass(&self, call: &'static str, what: &str) -> BoxFuture<'static, Fate> {
         if call == self.call.0 && what.starts_with(self.call.1) {
-            let act = self.act.lock().expect("not poisoned").take();
+            let act = self.acts.lock().expect("not poisoned").pop_front();
             act.into_iter().for_each(|act| act());
         }
         std::future::ready(Fate::Done).boxed()
@@ -176,7 +177,7 @@ impl Gate for Meanwhile {
 
 /// Opens the store with something that happens just before a call to it.
 fn meanwhile(memory: &Memory, call: (&'static str, &'static str), act: impl FnOnce() + Send + 'static) -> Storage {
-    let gate = Meanwhile { call, act: std::sync::Mutex::new(Some(Box::new(act))) };
+    let gate = Meanwhile { call, acts: std::sync::Mutex::new([Box::new(act) as Box<dyn FnOnce() + Send>].into()) };
     Storage::new(memory.behind(std::sync::Arc::new(gate)).backend(), StorageOptions::default())
 }
 
@@ -197,30 +198,63 @@ fn a_blob_that_goes_while_a_client_asks_for_it_is_not_promised() {
     });
 }
 
+/// What others do between a deletion and its being taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Between {
+    Nothing,
+    /// They push the manifest again.
+    Push,
+    /// They bury it again, and throw away its edges and its place in the catalog.
+    Bury,
+}
+
 #[test]
 fn a_manifest_that_gets_an_immutable_tag_while_it_is_deleted_stays() {
     let immutable = TagPatterns::new(["v*".to_owned()]);
-    let options = StorageOptions { immutable, ..StorageOptions::default() };
-    on_memory(options.clone(), async |memory, storage| {
-        let repository = storage.repository(&name("a"));
-        let digest = push(&repository, &[b"layer"], &[tag("other")]).await.expect("pushed");
-        let (bytes, parsed, tagged) = image(&[b"layer"]);
-        let other = repository.clone();
-        let act = Box::new(move || {
-            let put = async { put(&other, &bytes, &parsed, &tagged, &[tag("v1")], None).await };
-            put.now_or_never().expect("memory does not wait").expect("tagged");
+    for between in [Between::Nothing, Between::Push, Between::Bury] {
+        let options = StorageOptions { immutable: immutable.clone(), ..StorageOptions::default() };
+        on_memory(options.clone(), async |memory, storage| {
+            let repository = storage.repository(&name("a"));
+            let digest = push(&repository, &[b"layer"], &[tag("other")]).await.expect("pushed");
+            let first = repository.manifest(&digest).await.expect("read").expect("there");
+            let (bytes, parsed, _) = image(&[b"layer"]);
+            let other = repository.clone();
+            let put_again = move |tags: &[Tag]| {
+                let digest = Digest::sha256(&bytes);
+                let put = async { put(&other, &bytes, &parsed, &digest, tags, None).await };
+                put.now_or_never().expect("memory does not wait").expect("pushed");
+            };
+            let (storage_too, record) = (storage.clone(), first.clone());
+            let gone = digest.clone();
+            let bury = async move || {
+                let (repository, key) = (storage_too.repository(&name("a")), keys::manifest(&name("a"), &gone));
+                storage_too.bury(&key, 0, objects::Condition::Always).await.expect("buried");
+                let edges = repository.manifest_edges(&gone, record.incarnation, &record.references);
+                storage_too.drop_edges(&edges).await.expect("dropped");
+                repository.leave_catalog().await.expect("left");
+            };
+            let put_tagged = put_again.clone();
+            let before_bury: Box<dyn FnOnce() + Send> = Box::new(move || put_tagged(&[tag("v1")]));
+            let before_undo: Box<dyn FnOnce() + Send> = Box::new(move || match between {
+                Between::Nothing => {}
+                Between::Push => put_again(&[]),
+                Between::Bury => bury().now_or_never().expect("memory does not wait"),
+            });
+            let acts = std::sync::Mutex::new([before_bury, before_undo].into());
+            let gate = Meanwhile { call: ("put", "m/"), acts };
+            let deleting = Storage::new(memory.behind(Arc::new(gate)).backend(), options);
+            let error = deleting.repository(&name("a")).delete_manifest(&digest, None).await.expect_err("it is tagged");
+            assert!(matches!(error, PutManifestError::TagImmutable { .. }), "{error}");
+            let manifest = repository.manifest(&digest).await.expect("read").expect("there");
+            assert_eq!(manifest.incarnation != first.incarnation, between == Between::Push, "{between:?}");
+            for text in ["v1", "other"] {
+                let named = repository.tag(&tag(text)).await.expect("read").expect("there");
+                assert_eq!((named.digest, named.incarnation), (digest.clone(), manifest.incarnation), "{text}");
+            }
+            let checked = storage.fsck(LOOK).await.expect("looked");
+            assert!(checked.problems.is_empty() && checked.stale_edges == 0, "{between:?}: {checked:?}");
         });
-        let gate = Meanwhile { call: ("put", "m/"), act: std::sync::Mutex::new(Some(act)) };
-        let deleting = Storage::new(memory.behind(Arc::new(gate)).backend(), options);
-        let error = deleting.repository(&name("a")).delete_manifest(&digest, None).await.expect_err("it is tagged");
-        assert!(matches!(error, PutManifestError::TagImmutable { .. }), "{error}");
-        let manifest = repository.manifest(&digest).await.expect("read").expect("there");
-        for text in ["v1", "other"] {
-            let named = repository.tag(&tag(text)).await.expect("read").expect("there");
-            assert_eq!((named.digest, named.incarnation), (digest.clone(), manifest.incarnation), "{text}");
-        }
-        assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty());
-    });
+    }
 }
 
 #[test]
