@@ -314,7 +314,17 @@ impl Storage {
         let record = held.record.clone();
         let mut version = held.version;
         match record.state {
-            BlobState::Dead => return self.clear(&key, &record, version).await.map(|()| Outcome::Gone(0)),
+            BlobState::Dead => {
+                if record.bad {
+                    // From now on nobody makes it live again with the bytes that are about to go.
+                    let dead = BlobRecord { bad: false, ..record.clone() };
+                    match self.replace(&key, &dead, &[], Condition::Is(version)).await? {
+                        Some((dead, _)) => version = dead,
+                        None => return Ok(Outcome::Kept),
+                    }
+                }
+                return self.clear(&key, &record, version).await.map(|()| Outcome::Gone(0));
+            }
             BlobState::Live | BlobState::Condemned if self.is_young(held.modified, now) => return Ok(Outcome::Young),
             BlobState::Condemned => {}
             BlobState::Live => {
@@ -393,7 +403,7 @@ impl Storage {
         }
     }
 
-    async fn has_edge(&self, digest: &Digest) -> Result<bool, StorageError> {
+    pub(super) async fn has_edge(&self, digest: &Digest) -> Result<bool, StorageError> {
         Ok(!self.objects().list(&keys::edges(digest), None, 1).await?.entries.is_empty())
     }
 

@@ -423,7 +423,18 @@ impl Storage {
             Fault::DamagedRecord { key, .. } => self.mend_record(key).await?,
             // Perhaps it can be, another time.
             Fault::MissingBlob { .. } | Fault::UnreadableBytes { .. } => Mending::Nothing,
-            Fault::MarkedBad { .. } => Mending::Marked,
+            Fault::MarkedBad { digest } => {
+                let held = self.slot::<BlobRecord>(&keys::blob(digest)).await?.here();
+                let healed = match held {
+                    Some(held) => self.heal(digest, &held, 0).await,
+                    None => Ok(false),
+                };
+                match healed {
+                    // Perhaps it can be read, another time.
+                    Ok(false) | Err(StorageError::Object(ObjectError::Failed { .. })) => Mending::Marked,
+                    healed => done(healed?),
+                }
+            }
             Fault::LostBytes { digest } | Fault::BadBytes { digest } | Fault::LostByDisk { digest } => {
                 let held = self.slot::<BlobRecord>(&keys::blob(digest)).await?.here();
                 match held {

@@ -1,7 +1,8 @@
 //! Reading blobs again, to learn whether they still are what their digest says.
 //!
 //! A blob that is not becomes `dead` and `bad`: to clients it is not there, so the next that pushes an image with it sends
-//! it again, and that heals it. What was in its place stays until then. Beside the record there is a hint, so that it can
+//! it again, and that heals it. What was in its place stays until then, and when it turns out to be whole after all, as
+//! after a disk that had a bad moment, the blob is live again. Beside the record there is a hint, so that it can
 //! be told which blobs are bad without looking at all of them.
 
 use std::pin::pin;
@@ -62,6 +63,20 @@ impl Storage {
                 let Some(digest) = keys::parse_blob(&entry.key) else { continue };
                 let Some(held) = self.slot::<BlobRecord>(&entry.key).await?.here() else { continue };
                 let size = held.record.size;
+                if held.record.bad {
+                    match self.heal(&digest, &held, rate).await {
+                        Err(error @ StorageError::Object(ObjectError::Unavailable { .. })) => return Err(error),
+                        Err(error) => {
+                            scrubbed.unread += 1;
+                            scrubbed.why.get_or_insert(error);
+                        }
+                        Ok(healed) => {
+                            scrubbed.blobs += u64::from(healed);
+                            scrubbed.bytes += if healed { size } else { 0 };
+                        }
+                    }
+                    continue;
+                }
                 let mut verdict = self.verify_blob(&digest, &held, rate).await;
                 if let Ok(Verdict::Unreadable) = verdict {
                     tokio::time::sleep(READ_AGAIN).await;
@@ -137,6 +152,24 @@ impl Storage {
             true => Verdict::Bad,
             false => Verdict::Moot,
         })
+    }
+
+    /// Makes a bad blob live again when its bytes are whole after all and something keeps it, and tells whether it did.
+    pub(super) async fn heal(&self, digest: &Digest, held: &Held<BlobRecord>, rate: u64) -> Result<bool, StorageError> {
+        match self.hash(digest.algorithm(), &held.record, &held.bytes, rate).await {
+            Ok(hashed) if hashed.as_ref() == Some(digest) => {}
+            Ok(_) => return Ok(false),
+            Err(StorageError::Object(error)) if error.is_of_the_medium() => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        if !held.record.bad || !self.has_edge(digest).await? {
+            return Ok(false);
+        }
+        let live = BlobRecord { state: BlobState::Live, bad: false, ..held.record.clone() };
+        let condition = Condition::Is(held.version.clone());
+        let healed = self.replace(&keys::blob(digest), &live, &held.bytes, condition).await?.is_some();
+        self.sync().await?;
+        Ok(healed)
     }
 
     /// Hashes the bytes of a blob, `bytes` being those in its record; `None` when they are not as many as the record says.

@@ -772,6 +772,53 @@ fn a_blob_that_the_disk_does_not_give_back_is_healed_by_the_next_push() {
 }
 
 #[test]
+fn a_blob_whose_bytes_the_disk_gives_back_after_all_is_live_again() {
+    for by_scrub in [true, false] {
+        on_memory(without_grace(), async |memory, storage| {
+            tokio::time::pause();
+            let repository = storage.repository(&name("a"));
+            let large = vec![7; 200_000];
+            let digest = Digest::sha256(&large);
+            push(&repository, &[&large], &[]).await.expect("pushed");
+            memory.make_unreadable(memory.data_ids()[0]);
+            assert_eq!(storage.scrub(None, 0).await.expect("read").bad, std::slice::from_ref(&digest));
+            let again = async || {
+                if by_scrub {
+                    assert!(storage.scrub(None, 0).await.expect("read").bad.is_empty());
+                } else {
+                    storage.fsck(FsckOptions { repair: true, verify: false, ..LOOK }).await.expect("mended");
+                }
+                read(&repository, &digest).await
+            };
+            assert_eq!(again().await, None);
+            memory.make_readable();
+            assert_eq!(again().await.as_deref(), Some(&*large));
+            assert!(storage.bad_blobs(10).await.expect("told").is_empty());
+            assert!(storage.fsck(LOOK).await.expect("looked").problems.is_empty());
+        });
+    }
+}
+
+#[test]
+fn a_bad_blob_that_nothing_keeps_goes_also_when_it_is_whole() {
+    on_memory(without_grace(), async |memory, storage| {
+        tokio::time::pause();
+        let repository = storage.repository(&name("a"));
+        let large = Bytes::from(vec![7; 200_000]);
+        let digest = Digest::sha256(&large);
+        repository.put_blob(&digest, large).await.expect("stored");
+        memory.make_unreadable(memory.data_ids()[0]);
+        assert_eq!(storage.scrub(None, 0).await.expect("read").bad, std::slice::from_ref(&digest));
+        memory.make_readable();
+        repository.delete_blob(&digest).await.expect("deleted");
+        storage.scrub(None, 0).await.expect("read");
+        assert_eq!(storage.bad_blobs(10).await.expect("told"), [digest]);
+        storage.collect(CollectOptions::default()).await.expect("collected");
+        assert!(memory.data_ids().is_empty());
+    });
+}
+
+#[test]
 fn a_blob_goes_from_a_repository_whose_manifests_do_not_name_it_any_more() {
     on_memory(without_grace(), async |_, storage| {
         let (gone, stays) = (storage.repository(&name("a")), storage.repository(&name("b")));

@@ -109,6 +109,11 @@ impl Memory {
         self.state().unreadable.insert(id);
     }
 
+    /// Makes that all data objects can be read again.
+    pub fn make_readable(&self) {
+        self.state().unreadable.clear();
+    }
+
     /// Puts other bytes in the place of an object, which stays the version that it is.
     pub fn damage_object(&self, key: &Key, bytes: Bytes) {
         if let Some(stored) = self.state().objects.get_mut(key) {
