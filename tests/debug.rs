@@ -43,8 +43,10 @@ fn a_shell_opens_in_any_step_of_a_past_build() {
     let env = TestEnv::with_busybox();
     let dockerfile = "FROM busybox AS one\nARG WHO=you\nENV A=1\nUSER www-data\nWORKDIR /w\n\
                       RUN --mount=type=cache,target=/c,uid=33 --network=none echo $WHO > /tmp/f; touch /c/kept\n\
+                      FROM one AS two\nUSER root\n\
+                      RUN --mount=type=cache,target=/c,from=one,source=/w --network=none touch /c/begun\n\
                       FROM scratch\nCOPY --link --from=one /tmp/f /f\n\
-                      FROM one AS last\nCOPY --from=1 /f /g\nRUN --network=none echo part > /tmp/part; exit 3\n";
+                      FROM one AS last\nCOPY --from=2 /f /g\nCOPY --from=two /w /two\nRUN --network=none echo part > /tmp/part; exit 3\n";
     let context = env.context("app", dockerfile);
     env.slipway(["build", "--network=none", path(&context)]).failure(1);
     let debug = |arguments: &[&str]| env.slipway([&["debug"], arguments].concat());
@@ -57,6 +59,8 @@ fn a_shell_opens_in_any_step_of_a_past_build() {
     assert_eq!(debug(&["^0", "exit 3", "cat", "/tmp/part"]).success(), "part\n");
     // A step that was done, by its stage, with the cache that it mounted.
     assert_eq!(debug(&["^0", "one", "ls", "/c"]).success(), "kept\n");
+    // One that begins with something is another one.
+    assert_eq!(debug(&["^0", "two", "ls", "/c"]).success(), "begun\n");
     assert_eq!(debug(&["--user", "0", "^0", "one", "id", "-u"]).success(), "0\n");
     assert_eq!(debug(&["^0", "one", "sh", "-c", "exit 7"]).code(), 7);
     for (arguments, message) in [

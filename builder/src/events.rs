@@ -132,6 +132,8 @@ pub enum PlannedMountKind {
     Cache {
         /// Its ID.
         id: String,
+        /// Whether it begins with files of a stage or an image.
+        seeded: bool,
         /// Whether writing is refused.
         read_only: bool,
     },

@@ -269,8 +269,8 @@ impl StepKind {
         let planned = exec.mounts.iter().map(|mount| {
             let kind = match &mount.source {
                 MountSource::Bind { .. } => PlannedMountKind::Bind,
-                MountSource::Cache { id, read_only, .. } => {
-                    PlannedMountKind::Cache { id: id.clone(), read_only: *read_only }
+                MountSource::Cache { id, read_only, seed, .. } => {
+                    PlannedMountKind::Cache { id: id.clone(), seeded: seed.is_some(), read_only: *read_only }
                 }
                 MountSource::Tmpfs { size } => PlannedMountKind::Tmpfs { size: *size },
                 MountSource::Secret { id, .. } => PlannedMountKind::Secret { id: id.clone() },

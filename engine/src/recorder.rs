@@ -163,12 +163,11 @@ fn plan(step: &PlannedStep) -> StepPlan {
         insecure: here.security == builder::Security::Insecure,
     });
     let mounts = step.mounts.iter().map(|mount| {
-        let mut recorded =
-            RecordedMount { target: mount.target.clone(), kind: String::new(), id: None, read_only: false, size: None };
+        let mut recorded = RecordedMount { target: mount.target.clone(), ..RecordedMount::default() };
         recorded.kind = match &mount.kind {
             PlannedMountKind::Bind => "bind",
-            PlannedMountKind::Cache { id, read_only } => {
-                (recorded.id, recorded.read_only) = (Some(id.clone()), *read_only);
+            PlannedMountKind::Cache { id, seeded, read_only } => {
+                (recorded.id, recorded.seeded, recorded.read_only) = (Some(id.clone()), *seeded, *read_only);
                 "cache"
             }
             PlannedMountKind::Tmpfs { size } => {

@@ -29,6 +29,11 @@ impl Compression {
         }
     }
 
+    /// Returns the first of the levels that give the same bytes as this one.
+    pub fn first_like(self, level: i32) -> i32 {
+        if self == Self::Gzip && (1..=gzip::FAST as i32).contains(&level) { 1 } else { level }
+    }
+
     /// Returns the level used when none is asked for.
     pub fn default_level(self) -> i32 {
         match self {

@@ -140,6 +140,12 @@ impl BuildCache {
         }
     }
 
+    /// Removes what [`put_list`](Self::put_list) filed for a key that comes to nothing.
+    pub fn drop_list(&self, key: &Digest) {
+        // What resists is in nobody's way.
+        let _: io::Result<()> = fs::remove_file(self.home.layout().cache_list(key));
+    }
+
     /// Returns what [`put_list`](Self::put_list) filed, as it is on the disk: nothing says that it is whole.
     pub fn list(&self, key: &Digest) -> Result<Option<Vec<u8>>, BuildCacheError> {
         let path = self.home.layout().cache_list(key);

@@ -284,7 +284,7 @@ impl Layout {
         self.home.join("cache-mounts")
     }
 
-    /// Returns the folder of a cache mount; see [`cache_contents`](crate::cache_contents) for what is mounted of it.
+    /// Returns the folder of a cache mount that begins empty.
     pub fn cache_mount(&self, id: &str) -> PathBuf {
         self.cache_mounts().join(&Digest::sha256(id.as_bytes()).hex()[..32])
     }

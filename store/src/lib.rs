@@ -58,7 +58,7 @@ pub use open::{OpenStoreError, Store};
 pub use outlines::Outlines;
 pub use prune::{PruneError, Pruned, Pruning};
 pub use snapshots::{Active, Snapshot, SnapshotError, Snapshots, UnpackEvent};
-pub use usage::{CacheEntry, CacheKind, cache_contents};
+pub use usage::{CacheEntry, CacheKind, cache_contents, last_cache_mount};
 
 #[cfg(test)]
 mod crash_tests;

@@ -12,6 +12,7 @@ use rustix::fs::FlockOperation;
 use crate::blobs::names;
 use crate::collect::Used;
 use crate::file_error::{During, found};
+use crate::layout::Layout;
 use crate::pins::Taken;
 use crate::prune::PruneError;
 use crate::{FileError, Store};
@@ -270,6 +271,30 @@ fn mount_entry(folder: &Path, name: &str) -> Result<Option<CacheEntry>, PruneErr
         in_use,
         ..CacheEntry::of(Parts::Mount(folder.to_owned()), modified(&metadata))
     }))
+}
+
+/// Returns the folder of the cache mount with this ID that was used last. One that is `seeded` begins with files of a stage or
+/// an image, and there is one for each such content. See [`cache_contents`] for what is mounted of it.
+///
+/// # Errors
+///
+/// When the folder of cache mounts cannot be read.
+pub fn last_cache_mount(layout: &Layout, id: &str, seeded: bool) -> std::io::Result<Option<PathBuf>> {
+    let own = layout.cache_mount(id);
+    if !seeded {
+        return Ok(Some(own));
+    }
+    // Each copy for a step that wanted it for itself has the name with a number.
+    let is_own = |folder: &Path| folder.as_os_str().as_encoded_bytes().starts_with(own.as_os_str().as_encoded_bytes());
+    let mut last = None;
+    for entry in fs::read_dir(layout.cache_mounts())? {
+        let folder = entry?.path();
+        if !is_own(&folder) && fs::read(folder.join("id")).is_ok_and(|it| it == id.as_bytes()) {
+            let used = fs::metadata(folder.join("lock")).map_or(SystemTime::UNIX_EPOCH, |lock| modified(&lock));
+            last = last.max(Some((used, folder)));
+        }
+    }
+    Ok(last.map(|(_, folder)| folder))
 }
 
 /// Lists what the folder of a cache mount holds, and held before it was emptied: the last is what is mounted.

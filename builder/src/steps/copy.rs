@@ -117,6 +117,10 @@ pub(crate) fn run(operation: &CopyOperation, bench: &Bench<'_>) -> Result<Made, 
         let written = write(operation, base, &walked, Changes::new(view), &manner, bench);
         (written, listing.map(|listing| listing.join().unwrap_or_else(|panic| resume_unwind(panic))))
     });
+    if let (Err(_), Some((key, _))) = (&written, &known) {
+        // A list without a layer is nobody's.
+        store.build_cache().drop_list(&key.0);
+    }
     let (record, written) = written?;
     let (key, mut notes) = match known {
         Some(known) => known,

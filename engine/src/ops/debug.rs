@@ -193,8 +193,9 @@ fn mount(store: &Store, mount: &RecordedMount, options: &DebugOptions) -> Result
         "tmpfs" => Mounted::Yes(MountKind::Tmpfs { size: mount.size }),
         "cache" => {
             // What cannot be read is as good as gone.
-            let contents = store::cache_contents(&store.layout().cache_mount(id)).unwrap_or_default();
-            match contents.into_iter().next_back() {
+            let folder = store::last_cache_mount(store.layout(), id, mount.seeded).ok().flatten();
+            let contents = folder.and_then(|folder| store::cache_contents(&folder).ok());
+            match contents.and_then(|contents| contents.into_iter().next_back()) {
                 Some((_, source)) => Mounted::Yes(MountKind::Bind { source, read_only: mount.read_only }),
                 None => Mounted::No(format!("the cache `{id}` is not there any more")),
             }

@@ -70,7 +70,7 @@ pub(crate) fn signal_and_wait(
     patience: Option<Duration>,
     now: fn() -> Timestamp,
 ) -> Result<bool, KillError> {
-    let until = patience.map(|patience| Instant::now() + patience);
+    let until = patience.and_then(|patience| Instant::now().checked_add(patience));
     // Before the signal, so that its end is not missed.
     let mut waiting = client::wait(container, WaitCondition::NotRunning)?;
     let signalled = match container.state(now()) {

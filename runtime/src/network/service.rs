@@ -89,8 +89,8 @@ struct Forwarded {
 }
 
 // So many questions may wait for their answer, so many connections ask, and so many connections and conversations be relayed
-// from ports. Each has its own bound, so that a container that floods its name server keeps nobody from its ports. With two descriptors for what is
-// relayed, all stay well below the 1024 that a process has.
+// from ports. Each has its own bound, so that a container that floods its name server keeps nobody from its ports. With two
+// descriptors for what is relayed, all stay below the 1024 that a process has.
 const MOST_FORWARDED: usize = 128;
 const MOST_ASKING: usize = 64;
 const MOST_RELAYED: usize = 256;

@@ -133,7 +133,7 @@ pub struct Surroundings {
 }
 
 /// A mount of a `RUN`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedMount {
     /// Where.
     pub target: String,
@@ -142,6 +142,9 @@ pub struct RecordedMount {
     /// The ID of a cache or secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// Whether a cache begins with files of a stage or an image.
+    #[serde(default)]
+    pub seeded: bool,
     /// Whether writing is refused.
     #[serde(default)]
     pub read_only: bool,

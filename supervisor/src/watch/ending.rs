@@ -70,7 +70,7 @@ impl Watch {
         // It fails when it has ended already.
         let _: io::Result<()> = live.container.kill(signal);
         self.container.emit("kill", (self.now)(), &[("signal", &signal.to_string())]);
-        self.kill_at = self.kill_at.or_else(|| Some(Instant::now() + config.stops_within(None)?));
+        self.kill_at = self.kill_at.or_else(|| Instant::now().checked_add(config.stops_within(None)?));
     }
 
     /// Ends the program at once.
