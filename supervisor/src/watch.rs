@@ -521,6 +521,10 @@ impl Watch {
         let status = container.end().ok();
         let code = status.map_or(255, |status| status.shell_code());
         let oom_killed = status.is_some_and(|status| status.oom_killed);
+        // Whoever waits for its end need not wait until everything is unmounted, but what the next command may want to use:
+        // folders of the host, whose file systems stay in use till then, and writes, which unmounting brings to the disk.
+        let HostConfig { auto_remove, .. } = self.container.record.host_config;
+        let later = (auto_remove && self.container.record.mounts.is_empty()).then_some(container);
         let at = (self.now)();
         if oom_killed {
             self.container.emit("oom", at, &[]);
@@ -541,10 +545,6 @@ impl Watch {
         });
         self.container.emit("die", at, &[("exitCode", &code.to_string())]);
         let exited = Exited { code, oom_killed, error: String::new() };
-        // Whoever waits for its end need not wait until everything is unmounted, but what the next command may want to use:
-        // folders of the host, whose file systems stay in use till then, and writes, which unmounting brings to the disk.
-        let HostConfig { auto_remove, .. } = self.container.record.host_config;
-        let later = (auto_remove && self.container.record.mounts.is_empty()).then_some(container);
         match state {
             Ok(State { status: Status::Restarting, .. }) => {
                 self.delay = if since.elapsed() > RAN_WELL { DELAYS.0 } else { self.delay };
